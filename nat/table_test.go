@@ -1,0 +1,231 @@
+package nat
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"culvert.dev/culvert/internal/packet"
+)
+
+func key(peer uint16, proto uint8, sport, dport uint16) packet.Key {
+	return packet.Key{
+		Src: netip.MustParseAddr("100.64.9.2").As16(), Dst: netip.MustParseAddr("198.51.100.7").As16(),
+		SrcPort: sport, DstPort: dport, Peer: peer, Proto: proto, V: 4,
+	}
+}
+
+func sec(n float64) int64 { return int64(n * float64(time.Second)) }
+
+func TestFlowExpiresByItsStatesTimeout(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		key   packet.Key
+		state State
+		want  float64 // seconds
+	}{
+		{"UDP one way", key(1, packet.ProtoUDP, 1, 2), StateNew, 30},
+		{"UDP both ways", key(1, packet.ProtoUDP, 1, 2), StateAssured, 300},
+		{"DNS after the answer", key(1, packet.ProtoUDP, 1, 53), StateAssured, 10},
+		{"TCP SYN", key(1, packet.ProtoTCP, 1, 2), StateNew, 240},
+		{"TCP established", key(1, packet.ProtoTCP, 1, 2), StateAssured, 7440},
+		{"TCP closed", key(1, packet.ProtoTCP, 1, 2), StateClosing, 30},
+		{"ICMP", key(1, packet.ProtoICMPv4, 1, 0), StateNew, 60},
+	} {
+		var ended []End
+		tab := New(Config{OnEnd: func(_ *Flow, e End) { ended = append(ended, e) }})
+		f := &Flow{Key: c.key}
+		if !tab.Insert(f, 0) {
+			t.Fatalf("%s: refused", c.name)
+		}
+		tab.SetState(f, c.state)
+		for s := 1.0; s < c.want; s++ {
+			tab.Expire(sec(s))
+		}
+		if f.Dead() {
+			t.Errorf("%s: ended early", c.name)
+		}
+		tab.Expire(sec(c.want + 1))
+		if !f.Dead() || len(ended) != 1 || ended[0] != Expired || tab.Len() != 0 {
+			t.Errorf("%s: dead=%v ended=%v len=%d", c.name, f.Dead(), ended, tab.Len())
+		}
+	}
+}
+
+func TestTrafficKeepsAFlow(t *testing.T) {
+	tab := New(Config{})
+	f := &Flow{Key: key(1, packet.ProtoUDP, 1, 2)}
+	tab.Insert(f, 0)
+	for s := 1.0; s < 1000; s++ {
+		if int(s)%29 == 0 {
+			f.Touch(sec(s))
+		}
+		tab.Expire(sec(s))
+	}
+	if f.Dead() || tab.Lookup(&f.Key) != f {
+		t.Error("a flow with traffic every 29 s expired")
+	}
+	tab.Expire(sec(1e6)) // a clock that jumps past the whole wheel
+	if !f.Dead() {
+		t.Error("not expired after a long jump of the clock")
+	}
+}
+
+func TestPeerAtItsLimitLosesItsOldestUnassuredFlow(t *testing.T) {
+	var evicted []*Flow
+	tab := New(Config{MaxPerPeer: 3, OnEnd: func(f *Flow, e End) {
+		if e == Evicted {
+			evicted = append(evicted, f)
+		}
+	}})
+	fs := make([]*Flow, 6)
+	for i := range fs {
+		fs[i] = &Flow{Key: key(7, packet.ProtoUDP, uint16(i+1), 9)}
+	}
+	other := &Flow{Key: key(8, packet.ProtoUDP, 1, 9)}
+	tab.Insert(other, 0)
+	for i := range 3 {
+		tab.Insert(fs[i], int64(i))
+	}
+	tab.SetState(fs[0], StateAssured)
+	if !tab.Insert(fs[3], 3) || len(evicted) != 1 || evicted[0] != fs[1] {
+		t.Fatalf("evicted %v, want the oldest unassured one", evicted)
+	}
+	tab.SetState(fs[2], StateAssured)
+	tab.SetState(fs[3], StateAssured)
+	if tab.Insert(fs[4], 4) {
+		t.Error("a flow was accepted above the limit with nothing to evict")
+	}
+	if tab.Full.Load() != 1 {
+		t.Errorf("Full = %d", tab.Full.Load())
+	}
+	if other.Dead() {
+		t.Error("another peer paid for it")
+	}
+	tab.SetState(fs[2], StateClosing)
+	if !tab.Insert(fs[5], 5) || !fs[2].Dead() {
+		t.Error("a closing flow does not make room")
+	}
+}
+
+func TestTwinsLiveAndDieTogether(t *testing.T) {
+	ends := 0
+	tab := New(Config{OnEnd: func(*Flow, End) { ends++ }})
+	k := key(1, packet.ProtoTCP, 5, 6)
+	r := k.Reverse()
+	r.Peer = 2
+	f := &Flow{Key: k, Twin: &Flow{Key: r}}
+	if !tab.Insert(f, 0) || tab.Len() != 2 || tab.Lookup(&r) != f.Twin || f.Twin.Twin != f {
+		t.Fatal("twin not entered")
+	}
+	if tab.Insert(&Flow{Key: key(1, packet.ProtoTCP, 7, 7), Twin: &Flow{Key: r}}, 0) {
+		t.Error("entered although the twin's key is taken")
+	}
+	if tab.Len() != 2 {
+		t.Errorf("%d flows after a refused twin, want 2", tab.Len())
+	}
+	tab.End(f.Twin, Withdrawn)
+	if !f.Dead() || tab.Len() != 0 || ends != 1 {
+		t.Errorf("dead=%v len=%d ends=%d", f.Dead(), tab.Len(), ends)
+	}
+}
+
+// TestAgainstModel runs random traffic through the table and through a map that is scanned in full.
+func TestAgainstModel(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	tab := New(Config{Max: 1 << 20, MaxPerPeer: 1 << 20})
+	type entry struct {
+		f    *Flow
+		last int64
+		st   State
+	}
+	model := map[packet.Key]*entry{}
+	now := int64(0)
+	for range 60000 {
+		now += rnd.Int64N(int64(200 * time.Millisecond))
+		k := key(uint16(rnd.IntN(40)), []uint8{1, 6, 17}[rnd.IntN(3)], uint16(rnd.IntN(30)), []uint16{53, 80}[rnd.IntN(2)])
+		f := tab.Lookup(&k)
+		e := model[k]
+		if (f == nil) != (e == nil) || e != nil && e.f != f {
+			t.Fatalf("at %d: table has %v, model %v", now, f, e)
+		}
+		switch {
+		case f == nil:
+			f = &Flow{Key: k}
+			if !tab.Insert(f, now) {
+				t.Fatal("refused below the limit")
+			}
+			model[k] = &entry{f, now, StateNew}
+		case rnd.IntN(10) == 0:
+			tab.Remove(f)
+			delete(model, k)
+		case rnd.IntN(5) == 0:
+			st := State(rnd.IntN(3))
+			f.Touch(now)
+			tab.SetState(f, st)
+			e.last, e.st = now, max(e.st, st)
+		default:
+			f.Touch(now)
+			e.last = now
+		}
+		if rnd.IntN(20) == 0 {
+			tab.Expire(now)
+			for k, e := range model {
+				to := Timeouts{}.withDefaults()
+				if due := e.last + int64(to.of(&k, e.st)); due <= now-int64(time.Second) {
+					if !e.f.Dead() {
+						t.Fatalf("flow %v due at %d still there at %d", k, due, now)
+					}
+					delete(model, k)
+				} else if due > now && e.f.Dead() {
+					t.Fatalf("flow %v due at %d gone at %d", k, due, now)
+				} else if e.f.Dead() {
+					delete(model, k)
+				}
+			}
+		}
+	}
+	if tab.Len() != len(model) {
+		t.Errorf("%d flows, model %d", tab.Len(), len(model))
+	}
+	tab.Close()
+	if tab.Len() != 0 {
+		t.Errorf("%d flows after Close", tab.Len())
+	}
+	for i := range tab.shards {
+		if n := len(tab.shards[i].peers); n != 0 {
+			t.Errorf("shard %d remembers %d peers", i, n)
+		}
+	}
+}
+
+func TestLookupDoesNotAllocate(t *testing.T) {
+	tab := New(Config{})
+	f := &Flow{Key: key(3, packet.ProtoUDP, 1, 2)}
+	tab.Insert(f, 0)
+	k := f.Key
+	if n := testing.AllocsPerRun(1000, func() {
+		if g := tab.Lookup(&k); g != f {
+			t.Fatal("lost")
+		}
+		f.Touch(5)
+	}); n != 0 {
+		t.Errorf("%v allocations per lookup", n)
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	tab := New(Config{Max: 1 << 20, MaxPerPeer: 1 << 20})
+	keys := make([]packet.Key, 1<<16)
+	for i := range keys {
+		keys[i] = key(uint16(i%64), packet.ProtoUDP, uint16(i), 443)
+		tab.Insert(&Flow{Key: keys[i]}, 0)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if tab.Lookup(&keys[(i*7919)&0xffff]) == nil {
+			b.Fatal("lost")
+		}
+	}
+}
