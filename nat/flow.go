@@ -98,9 +98,9 @@ type Flow struct {
 	// FromPeer and ToPeer count the packets and bytes of the two directions.
 	FromPeer, ToPeer Counter
 
-	last  atomic.Int64 // table time of the latest packet
-	state State        // guarded by the shard's mutex
-	dead  atomic.Bool  // removed from the table
+	last  atomic.Int64  // table time of the latest packet
+	state atomic.Uint32 // a State; written under the shard's mutex
+	dead  atomic.Bool   // removed from the table
 
 	shard        *shard
 	timer, class link
@@ -123,6 +123,9 @@ func (f *Flow) Touch(now int64) {
 		f.Twin.last.Store(now)
 	}
 }
+
+// State returns the flow's state.
+func (f *Flow) State() State { return State(f.state.Load()) }
 
 // Dead reports whether the flow has left the table. A cached *Flow is good while this is false.
 func (f *Flow) Dead() bool { return f.dead.Load() }

@@ -55,9 +55,10 @@ const (
 
 // Table is the flow table. Use New.
 type Table struct {
-	cfg   Config
-	start time.Time
-	count atomic.Int64
+	cfg    Config
+	start  time.Time
+	count  atomic.Int64
+	closed atomic.Bool
 
 	// Full counts the flows refused since their peer, or the table, was full of assured flows.
 	Full atomic.Uint64
@@ -117,8 +118,8 @@ func (t *Table) Lookup(k *packet.Key) *Flow {
 	return f
 }
 
-// Insert enters f, in StateNew, as seen at table time now. At a limit the oldest unassured flow of the same peer makes
-// room; if there is none, or the key is taken, Insert reports false and f is not entered. A Twin is entered with f, or
+// Insert enters f, in StateNew, as seen at table time now (see Now). At a limit the oldest unassured flow of the same peer makes
+// room; if there is none, the key is taken, or the table is closed, Insert reports false and f is not entered. A Twin is entered with f, or
 // neither is.
 func (t *Table) Insert(f *Flow, now int64) bool {
 	var evicted []*Flow
@@ -141,7 +142,7 @@ func (t *Table) insert(f *Flow, now int64, evicted *[]*Flow) bool {
 	f.last.Store(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, taken := s.flows[f.Key]; taken {
+	if _, taken := s.flows[f.Key]; taken || t.closed.Load() {
 		return false
 	}
 	p := s.peers[f.Key.Peer]
@@ -176,15 +177,15 @@ func (t *Table) insert(f *Flow, now int64, evicted *[]*Flow) bool {
 // SetState moves the flow to a later state; an earlier or equal one changes nothing.
 func (t *Table) SetState(f *Flow, st State) {
 	s := f.shard
-	if s == nil {
+	if s == nil || st <= f.State() {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f.dead.Load() || st <= f.state {
+	if f.dead.Load() || st <= f.State() {
 		return
 	}
-	f.state = st
+	f.state.Store(uint32(st))
 	p := s.peers[f.Key.Peer]
 	f.class.unlink()
 	if st == StateAssured {
@@ -194,16 +195,6 @@ func (t *Table) SetState(f *Flow, st State) {
 	}
 	f.timer.unlink()
 	t.scheduleLocked(s, f)
-}
-
-// State returns the flow's state.
-func (t *Table) State(f *Flow) State {
-	if f.shard == nil {
-		return StateNew
-	}
-	f.shard.mu.Lock()
-	defer f.shard.mu.Unlock()
-	return f.state
 }
 
 // Remove ends the flow (and its twin) at its owner's wish; OnEnd is not called. Removing it again does nothing. It reports whether
@@ -252,7 +243,7 @@ func (t *Table) ended(f *Flow, why End) {
 
 // scheduleLocked puts the flow into the wheel slot in which it may be due; packets that arrive later do not move it.
 func (t *Table) scheduleLocked(s *shard, f *Flow) {
-	due := (f.last.Load() + int64(t.cfg.Timeouts.of(&f.Key, f.state))) / slotWidth
+	due := (f.last.Load() + int64(t.cfg.Timeouts.of(&f.Key, f.State()))) / slotWidth
 	due = max(due, s.tick+1)
 	due = min(due, s.tick+slots-1)
 	f.slot = int32(due % slots)
@@ -283,7 +274,7 @@ func (t *Table) Expire(now int64) {
 			for !due.empty() {
 				f := due.next.flow
 				f.timer.unlink()
-				if f.last.Load()+int64(t.cfg.Timeouts.of(&f.Key, f.state)) > now {
+				if f.last.Load()+int64(t.cfg.Timeouts.of(&f.Key, f.State())) > now {
 					t.scheduleLocked(s, f)
 					continue
 				}
@@ -296,6 +287,22 @@ func (t *Table) Expire(now int64) {
 	for _, f := range over {
 		t.ended(f, Expired)
 	}
+}
+
+// EvictOldest ends the oldest unassured flow of a peer, to free what its owner holds. It reports whether there was one.
+func (t *Table) EvictOldest(peer uint16) bool {
+	s := t.shardOf(peer)
+	s.mu.Lock()
+	p := s.peers[peer]
+	if p == nil || p.unassured.empty() {
+		s.mu.Unlock()
+		return false
+	}
+	old := p.unassured.next.flow
+	t.unlinkLocked(s, old)
+	s.mu.Unlock()
+	t.ended(old, Evicted)
+	return true
 }
 
 // Each calls fn for a snapshot of all flows, without a lock held.
@@ -337,5 +344,8 @@ func (t *Table) End(f *Flow, why End) {
 	}
 }
 
-// Close ends all flows.
-func (t *Table) Close() { t.Each(func(f *Flow) { t.End(f, Closed) }) }
+// Close ends all flows and lets no new ones in.
+func (t *Table) Close() {
+	t.closed.Store(true)
+	t.Each(func(f *Flow) { t.End(f, Closed) })
+}

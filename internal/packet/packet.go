@@ -65,7 +65,7 @@ type Frag uint8
 
 const (
 	Whole     Frag = iota // not a fragment
-	FirstFrag             // offset zero, more to follow: ports are valid
+	FirstFrag             // offset zero, more to follow (or an IPv6 atomic fragment, RFC 6946): ports are valid
 	LaterFrag             // offset above zero: no ports
 )
 
@@ -73,7 +73,7 @@ const (
 type Packet struct {
 	Key
 
-	Buf  []byte // the packet, cut to the length its own header states
+	Buf  []byte // the packet, cut to the length its own header states; a whole UDP packet, to that of the UDP header
 	L4   int    // offset of the transport header; of the fragment's data for a LaterFrag
 	Data int    // offset of the transport payload: behind TCP options, the 8 bytes of UDP, the 8 bytes of ICMP; else L4
 

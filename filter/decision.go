@@ -1,0 +1,55 @@
+package filter
+
+// Action is what becomes of a packet. The zero value denies.
+type Action uint8
+
+const (
+	Drop   Action = iota // say nothing
+	Reject               // answer with a TCP reset, or ICMP administratively prohibited
+	Accept
+)
+
+// String returns the lower-case name.
+func (a Action) String() string {
+	switch a {
+	case Accept:
+		return "accept"
+	case Reject:
+		return "reject"
+	}
+	return "drop"
+}
+
+// Where is the side on which a destination lies.
+type Where uint8
+
+const (
+	Nowhere   Where = iota // no place that traffic of a peer may go to
+	Self                   // this node's mesh address
+	OtherPeer              // behind the peer Decision.To
+	LAN                    // the host's local networks
+	Internet               // everything else
+)
+
+// String returns the lower-case name.
+func (w Where) String() string {
+	switch w {
+	case Self:
+		return "self"
+	case OtherPeer:
+		return "other-peer"
+	case LAN:
+		return "lan"
+	case Internet:
+		return "internet"
+	}
+	return "nowhere"
+}
+
+// Decision is the verdict on the first packet of a flow.
+type Decision struct {
+	Action Action
+	Where  Where
+	Reason Reason // why not; ReasonNone with Accept
+	To     uint16 // the peer that owns the destination, with Where OtherPeer
+}

@@ -1,0 +1,61 @@
+package packet
+
+import (
+	"net/netip"
+	"testing"
+)
+
+// RFC 9293 section 3.10.7.1: with ACK the reset has the sequence number that was acknowledged, without it acknowledges
+// what the segment took.
+func TestResetNumbers(t *testing.T) {
+	const seq, ack = 0x01020304, 0x0a0b0c0d // of every segment that tcp builds
+	for _, r := range []struct {
+		name      string
+		flags     uint8
+		payload   int
+		wantFlags uint8
+		seq, ack  uint32
+	}{
+		{"SYN counts one", TCPSyn, 0, TCPRst | TCPAck, 0, seq + 1},
+		{"SYN with data", TCPSyn, 10, TCPRst | TCPAck, 0, seq + 11},
+		{"FIN counts one", TCPFin, 5, TCPRst | TCPAck, 0, seq + 6},
+		{"no flags", 0, 5, TCPRst | TCPAck, 0, seq + 5},
+		{"ACK", TCPAck, 5, TCPRst, ack, 0},
+		{"SYN and ACK", TCPSyn | TCPAck, 0, TCPRst, ack, 0},
+		{"FIN and ACK", TCPFin | TCPAck, 0, TCPRst, ack, 0},
+	} {
+		for _, b := range [][]byte{
+			ip4(a4, b4, 6, nil, 1, 0, tcp(a4, b4, r.flags, make([]byte, 8), pattern(r.payload))),
+			ip6(a6, b6, 6, []ext{opt6(60, 0)}, tcp(a6, b6, r.flags, make([]byte, 8), pattern(r.payload))),
+		} {
+			p := must(t, b)
+			var buf [64]byte
+			got := verify(t, AppendReset(buf[:0], p))
+			if got.Key != p.Key.Reverse() || got.TCPFlags != r.wantFlags || got.Seq != r.seq || got.Ack != r.ack {
+				t.Errorf("%s, IPv%d: %+v", r.name, p.V, *got)
+			}
+			if &got.Buf[0] != &buf[0] || !got.Plain || got.Data != len(got.Buf) || got.TTL != 64 {
+				t.Errorf("%s, IPv%d: shape of % x", r.name, p.V, got.Buf)
+			}
+		}
+	}
+}
+
+func TestNoResetWhereNoneIsDue(t *testing.T) {
+	m4, m6 := netip.MustParseAddr("224.0.0.5"), netip.MustParseAddr("ff02::5")
+	for name, b := range map[string][]byte{
+		"reset, IPv4":          ip4(a4, b4, 6, nil, 1, 0, tcp(a4, b4, TCPRst, nil, nil)),
+		"reset, IPv6":          ip6(a6, b6, 6, nil, tcp(a6, b6, TCPRst|TCPAck, nil, nil)),
+		"UDP":                  ip4(a4, b4, 17, nil, 1, 0, udp(a4, b4, nil)),
+		"first fragment":       ip4(a4, b4, 6, nil, 1, flagMF4, tcp(a4, b4, TCPSyn, nil, pattern(4))),
+		"later fragment":       ip4(a4, b4, 6, nil, 1, 10, pattern(20)),
+		"to multicast, IPv4":   ip4(a4, m4, 6, nil, 1, 0, tcp(a4, m4, TCPSyn, nil, nil)),
+		"to multicast, IPv6":   ip6(a6, m6, 6, nil, tcp(a6, m6, TCPSyn, nil, nil)),
+		"from multicast, IPv4": ip4(m4, b4, 6, nil, 1, 0, tcp(m4, b4, TCPSyn, nil, nil)),
+		"from multicast, IPv6": ip6(m6, b6, 6, nil, tcp(m6, b6, TCPSyn, nil, nil)),
+	} {
+		if got := AppendReset(nil, must(t, b)); got != nil {
+			t.Errorf("%s: % x", name, got)
+		}
+	}
+}
