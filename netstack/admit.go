@@ -1,0 +1,157 @@
+package netstack
+
+import (
+	"culvert.dev/culvert/filter"
+	"culvert.dev/culvert/internal/packet"
+	"culvert.dev/culvert/nat"
+)
+
+const filterSpoofed = filter.ReasonSpoofedSource
+
+// selfFlow owns the flows towards the node's own addresses: gVisor carries them.
+type selfFlow struct{}
+
+// transit owns the two entries of a flow between two peers.
+type transit struct{ from, to uint16 }
+
+// admit judges the first packet of a flow: the slow path. It opens the flow and returns it, or deals with the packet and
+// returns nil.
+func (n *Net) admit(b *batch, p *packet.Packet) *nat.Flow {
+	if isICMPError(p) {
+		n.errorFromPeer(b, p)
+		return nil
+	}
+	d := b.policy.Decide(p.Peer, &p.Key)
+	if d.Action != filter.Accept {
+		n.counters.reason(d.Reason)
+		if d.Action == filter.Reject {
+			n.reject(p)
+		}
+		return nil
+	}
+	if d.Where == filter.Self && isEchoRequest(p) {
+		n.answerEcho(p)
+		return nil
+	}
+	if d.Where != filter.Self && n.spent(b, p) {
+		return nil
+	}
+	f := &nat.Flow{Key: p.Key}
+	f.Generation.Store(b.gen)
+	switch {
+	case p.Proto == packet.ProtoTCP && p.TCPFlags&(tcpSYN|tcpACK|tcpRST|tcpFIN) != tcpSYN:
+		n.counters.drop(dropNoFlow)
+		n.answerReset(p)
+		return nil
+	case d.Where == filter.Self:
+		f.Owner = selfFlow{}
+	case d.Where == filter.OtherPeer:
+		f.Owner = &transit{from: p.Peer, to: d.To}
+		back := p.Key.Reverse()
+		back.Peer = d.To
+		f.Twin = &nat.Flow{Key: back, Owner: f.Owner}
+		f.Twin.Generation.Store(b.gen)
+	case p.Proto == packet.ProtoTCP:
+		f.Owner = &tcpFlow{n: n, flow: f, ttl: p.TTL, isn: p.Seq}
+	case p.Proto == packet.ProtoUDP:
+		return n.admitUDP(b, p, f)
+	case isEchoRequest(p):
+		return n.admitPing(b, p, f)
+	default:
+		if p.Proto == packet.ProtoICMPv4 || p.Proto == packet.ProtoICMPv6 {
+			n.counters.drop(dropICMPOther)
+			return nil
+		}
+		n.counters.drop(dropProtocol)
+		n.answerICMP(p, protocolUnreachable(p))
+		return nil
+	}
+	return n.insert(b, f)
+}
+
+// insert enters a flow into the table; nil if there is no room.
+func (n *Net) insert(b *batch, f *nat.Flow) *nat.Flow {
+	if !n.table.Insert(f, b.now) {
+		n.counters.drop(dropFlowLimit)
+		return nil
+	}
+	b.lastFlow = f
+	return f
+}
+
+// stillAllowed judges a live flow again under policy p, by the direction that opened it.
+func (n *Net) stillAllowed(f *nat.Flow, p *filter.Policy, gen uint32) bool {
+	k := f.Key
+	if o, ok := f.Owner.(*transit); ok && k.Peer != o.from {
+		k = f.Twin.Key
+	}
+	if p.PeerOf(k.SrcAddr()) != k.Peer {
+		return false
+	}
+	d := p.Decide(k.Peer, &k)
+	if d.Action != filter.Accept {
+		return false
+	}
+	switch o := f.Owner.(type) {
+	case *transit:
+		if d.Where != filter.OtherPeer || d.To != o.to {
+			return false
+		}
+	case selfFlow:
+		if d.Where != filter.Self {
+			return false
+		}
+	default:
+		if d.Where != filter.LAN && d.Where != filter.Internet {
+			return false
+		}
+	}
+	f.Generation.Store(gen)
+	if f.Twin != nil {
+		f.Twin.Generation.Store(gen)
+	}
+	return true
+}
+
+// flowEnded is told by the table of every flow that ended otherwise than by its owner.
+func (n *Net) flowEnded(f *nat.Flow, why nat.End) {
+	switch o := f.Owner.(type) {
+	case *tcpFlow:
+		o.abort()
+	case *udpMapping:
+		o.flowGone(f)
+	case *pingMapping:
+		o.flowGone(f)
+	}
+}
+
+// trackSelf follows the little state that a flow to the node itself needs for its timeout; gVisor has the rest.
+func (n *Net) trackSelf(p *packet.Packet, f *nat.Flow) {
+	switch {
+	case p.Proto != packet.ProtoTCP:
+		n.table.SetState(f, nat.StateAssured)
+	case p.TCPFlags&(tcpFIN|tcpRST) != 0:
+		n.table.SetState(f, nat.StateClosing)
+	case p.TCPFlags&(tcpSYN|tcpACK) == tcpSYN && f.State() == nat.StateClosing:
+		n.table.Remove(f) // reused port: the next packet opens a new flow
+	case p.TCPFlags&tcpSYN == 0:
+		n.table.SetState(f, nat.StateAssured)
+	}
+}
+
+// forward hands a packet to another peer.
+func (n *Net) forward(p *packet.Packet, f *nat.Flow) {
+	if len(p.Buf) > n.cfg.MTU && p.DF {
+		n.counters.drop(dropTooBig)
+		n.answerICMP(p, packet.TooBig(p.V, n.cfg.MTU))
+		return
+	}
+	raw := newRaw(len(p.Buf))
+	raw.b = append(raw.b, p.Buf...)
+	packet.DecrementTTL(raw.b)
+	n.toPeers(raw)
+	if o := f.Owner.(*transit); p.Peer != o.from && f.State() == nat.StateNew {
+		n.table.SetState(f, nat.StateAssured)
+		n.table.SetState(f.Twin, nat.StateAssured)
+	}
+}

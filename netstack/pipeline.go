@@ -1,0 +1,122 @@
+package netstack
+
+import (
+	"time"
+
+	"culvert.dev/culvert/internal/packet"
+	"culvert.dev/culvert/nat"
+	"culvert.dev/culvert/netstack/hostsock"
+)
+
+// fromPeer takes one packet that WireGuard has decrypted. raw is WireGuard's buffer.
+func (n *Net) fromPeer(b *batch, raw []byte) {
+	p := &b.p
+	if fault := packet.Decode(p, raw); fault != packet.FaultNone {
+		n.counters.fault(fault)
+		return
+	}
+	if !n.attribute(b, p) {
+		return
+	}
+	if p.Frag != packet.Whole {
+		whole, fault := n.frags.Add(p, time.Now())
+		if fault != packet.FaultNone {
+			n.counters.fault(fault)
+		}
+		if whole == nil {
+			return
+		}
+		peer := p.Peer
+		if fault := packet.Decode(p, whole); fault != packet.FaultNone {
+			n.counters.fault(fault)
+			return
+		}
+		p.Peer = peer
+		p.DF = false // the sender let it be fragmented, so may the host
+	}
+	if !p.ChecksumOK() {
+		n.counters.fault(packet.FaultBadChecksum)
+		return
+	}
+	if f := n.flowOf(b, p); f != nil {
+		f.Touch(b.now)
+		f.FromPeer.Add(len(p.Buf))
+		n.carry(b, p, f)
+	}
+}
+
+// attribute finds the peer that owns the packet's source. WireGuard's cryptokey routing has checked the same; a packet
+// that gets past one of the two does not get past both.
+func (n *Net) attribute(b *batch, p *packet.Packet) bool {
+	if b.lastPeer.Peer != 0 && b.lastPeer.V == p.V && b.lastPeer.Src == p.Src {
+		p.Peer = b.lastPeer.Peer
+		return true
+	}
+	p.Peer = b.policy.PeerOfKey(p.Src, p.V)
+	b.lastPeer = packet.Key{Src: p.Src, V: p.V, Peer: p.Peer}
+	if p.Peer == 0 {
+		n.counters.reason(filterSpoofed)
+		return false
+	}
+	return true
+}
+
+// flowOf finds or opens the flow of the packet. It returns nil when the packet is dealt with: answered, refused or dropped.
+func (n *Net) flowOf(b *batch, p *packet.Packet) *nat.Flow {
+	f := b.lastFlow
+	if f == nil || f.Key != p.Key || f.Dead() {
+		if f = n.table.Lookup(&p.Key); f == nil {
+			return n.admit(b, p)
+		}
+		b.lastFlow = f
+	}
+	if f.Generation.Load() != b.gen && !n.stillAllowed(f, b.policy, b.gen) {
+		n.table.End(f, nat.Withdrawn)
+		return n.admit(b, p) // counts and answers as for a new flow
+	}
+	return f
+}
+
+// carry passes a packet on to what carries its flow.
+func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
+	switch o := f.Owner.(type) {
+	case *tcpFlow:
+		if f.State() == nat.StateClosing && p.TCPFlags&(tcpSYN|tcpACK) == tcpSYN {
+			n.reopenTCP(b, p, f, o) // the peer reuses the port of a connection that is over
+			return
+		}
+		if o.dialling() && p.TCPFlags&tcpSYN != 0 {
+			n.counters.drop(dropDialing)
+			return
+		}
+		b.tcp.add(p)
+	case *udpMapping:
+		if n.spent(b, p) {
+			return
+		}
+		b.queueUDP(o, p, hostsock.Datagram{To: p.DstAddrPort(), B: p.Buf[p.Data:], TTL: p.TTL - 1})
+	case *pingMapping:
+		if n.spent(b, p) {
+			return
+		}
+		o.send(p)
+	case *transit:
+		if n.spent(b, p) {
+			return
+		}
+		n.forward(p, f)
+	case selfFlow:
+		n.trackSelf(p, f)
+		b.tcp.add(p)
+	}
+}
+
+// spent deals with a packet whose time to live ends here (RFC 1812 section 5.3.1).
+func (n *Net) spent(b *batch, p *packet.Packet) bool {
+	if p.TTL > 1 {
+		return false
+	}
+	n.counters.drop(dropTTL)
+	n.answerICMP(p, packet.TimeExceeded(p.V))
+	return true
+}

@@ -1,0 +1,237 @@
+package netstack
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"culvert.dev/culvert/internal/packet"
+	"culvert.dev/culvert/nat"
+	"culvert.dev/culvert/netstack/hostsock"
+)
+
+// tcpFlow carries one TCP connection of a peer to the outside: dialled on the host side first, then accepted on the
+// peer's side, then spliced.
+//
+//	dialling --host answered--> accepting --handshake--> spliced --both ends done--> over
+//	    \______ refused, unreachable, silent, or the flow ended: over ______________/
+type tcpFlow struct {
+	n    *Net
+	flow *nat.Flow
+	ttl  uint8  // of the SYN
+	isn  uint32 // its sequence number
+
+	phase atomic.Uint32 // a tcpPhase
+
+	mu     sync.Mutex         // guards the following
+	cancel context.CancelFunc // of the dial, while dialling
+	ep     tcpip.Endpoint     // from the handshake on
+	host   *hostsock.TCP      // once connected
+}
+
+type tcpPhase uint8
+
+const (
+	tcpWaiting   tcpPhase = iota // for gVisor's forwarder to take the SYN
+	tcpDialling                  // the host side
+	tcpAccepting                 // the peer's side
+	tcpSpliced
+	tcpOver
+)
+
+// Keepalives find peers that are gone for good, without waking a phone often.
+const (
+	peerKeepaliveIdle     = 15 * time.Minute
+	peerKeepaliveInterval = 75 * time.Second
+)
+
+// A SYN with a hop limit below this is a probe (traceroute -T): the host's socket gets the same limit.
+const probeTTL = 32
+
+func (c *tcpFlow) dialling() bool { return tcpPhase(c.phase.Load()) == tcpDialling }
+
+// enter moves to a later phase; it reports false when the flow is over.
+func (c *tcpFlow) enter(p tcpPhase) bool {
+	for {
+		old := c.phase.Load()
+		if tcpPhase(old) == tcpOver {
+			return false
+		}
+		if c.phase.CompareAndSwap(old, uint32(p)) {
+			return true
+		}
+	}
+}
+
+// abort ends the connection with resets on both sides. The flow has left the table.
+func (c *tcpFlow) abort() {
+	c.phase.Store(uint32(tcpOver))
+	c.mu.Lock()
+	cancel, ep, host := c.cancel, c.ep, c.host
+	c.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+	if ep != nil {
+		ep.Abort()
+	}
+	if host != nil {
+		host.Abort()
+	}
+}
+
+// reopenTCP lets a SYN begin anew on the ports of a connection that is over but still remembered.
+func (n *Net) reopenTCP(b *batch, p *packet.Packet, f *nat.Flow, old *tcpFlow) {
+	n.table.Remove(f)
+	old.abort()
+	b.lastFlow = nil
+	if f := n.admit(b, p); f != nil {
+		f.FromPeer.Add(len(p.Buf))
+		n.carry(b, p, f)
+	}
+}
+
+// acceptTCP runs on a goroutine of its own for each SYN that the pipeline has admitted. It answers the SYN as the host
+// side answers: not before it.
+func (n *Net) acceptTCP(r *tcp.ForwarderRequest) {
+	c := n.tcpFlowOf(r)
+	if c == nil || !n.running.enter() {
+		r.Complete(false)
+		return
+	}
+	defer n.running.leave()
+	f := c.flow
+	if !n.sockets.acquire(f.Key.Peer, n.table) {
+		n.counters.drop(dropSocketLimit)
+		n.table.Remove(f)
+		r.Complete(false) // the peer tries again
+		return
+	}
+	defer n.sockets.release(f.Key.Peer)
+
+	host, err := c.dial()
+	if err != nil {
+		reset := n.dialFailed(c, err)
+		n.table.Remove(f)
+		r.Complete(reset)
+		return
+	}
+	var wq waiter.Queue
+	ep, terr := n.handshake(c, r, host, &wq)
+	if terr != nil {
+		n.table.Remove(f)
+		host.Abort()
+		return
+	}
+	n.table.SetState(f, nat.StateAssured)
+	newSplice(ep, &wq, host, n.bufs, f).run()
+	n.table.SetState(f, nat.StateClosing)
+}
+
+// tcpFlowOf finds the flow that the pipeline entered for a SYN and begins to dial for it.
+func (n *Net) tcpFlowOf(r *tcp.ForwarderRequest) *tcpFlow {
+	id := r.ID()
+	src, dst := netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort), netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)
+	k := packet.Key{
+		Src: src.Addr().As16(), Dst: dst.Addr().As16(), SrcPort: src.Port(), DstPort: dst.Port(), Proto: packet.ProtoTCP, V: 4,
+	}
+	if src.Addr().Is6() {
+		k.V = 6
+	}
+	k.Peer = n.policy.Load().PeerOf(src.Addr())
+	f := n.table.Lookup(&k)
+	if f == nil {
+		return nil
+	}
+	if c, ok := f.Owner.(*tcpFlow); ok && c.enter(tcpDialling) {
+		return c
+	}
+	return nil
+}
+
+// dial connects to the flow's destination on the host side.
+func (c *tcpFlow) dial() (*hostsock.TCP, error) {
+	ctx, cancel := context.WithCancel(c.n.ctx)
+	defer cancel()
+	c.mu.Lock()
+	c.cancel = cancel
+	c.mu.Unlock()
+	if tcpPhase(c.phase.Load()) == tcpOver {
+		return nil, context.Canceled
+	}
+	o := hostsock.TCPOptions{Timeout: c.n.cfg.Limits.Dial}
+	if c.ttl < probeTTL {
+		o.TTL = int(c.ttl) - 1
+	}
+	return hostsock.DialTCP(ctx, c.flow.Key.DstAddrPort(), o)
+}
+
+// dialFailed tells the peer what the host side said. It reports whether that is a reset; silence stays silence.
+func (n *Net) dialFailed(c *tcpFlow, err error) (reset bool) {
+	var de *hostsock.DialError
+	if !errors.As(err, &de) || de.Timeout() {
+		return false
+	}
+	k := &c.flow.Key
+	switch {
+	case de.Errno == syscall.ECONNREFUSED || de.Errno == syscall.ECONNRESET:
+		return true
+	case de.ICMP != nil && !de.ICMP.Local:
+		n.hostError(k, de.ICMP, c.syn(), tcpHeader)
+	case de.Errno == syscall.EMFILE || de.Errno == syscall.ENFILE:
+		n.counters.drop(dropSocketLimit)
+	default:
+		n.hostError(k, &hostsock.ICMPError{Local: true, Errno: de.Errno}, c.syn(), tcpHeader)
+	}
+	return false
+}
+
+const tcpHeader = 20
+
+// syn rebuilds the start of the SYN for the quote in an ICMP error: what a receiver needs to find its connection.
+func (c *tcpFlow) syn() []byte {
+	var h [tcpHeader]byte
+	binary.BigEndian.PutUint16(h[0:], c.flow.Key.SrcPort)
+	binary.BigEndian.PutUint16(h[2:], c.flow.Key.DstPort)
+	binary.BigEndian.PutUint32(h[4:], c.isn)
+	h[12], h[13] = tcpHeader/4<<4, tcpSYN
+	return h[:]
+}
+
+// handshake accepts the peer's connection now that the host side stands. It completes the request.
+func (n *Net) handshake(c *tcpFlow, r *tcp.ForwarderRequest, host *hostsock.TCP, wq *waiter.Queue) (tcpip.Endpoint, error) {
+	c.mu.Lock()
+	c.cancel, c.host = nil, host
+	c.mu.Unlock()
+	if !c.enter(tcpAccepting) {
+		r.Complete(true)
+		return nil, errFlowEnded
+	}
+	ep, terr := r.CreateEndpoint(wq)
+	r.Complete(false)
+	if terr != nil {
+		return nil, stackError("accept", terr)
+	}
+	ep.SocketOptions().SetKeepAlive(true)
+	ep.SetSockOpt(new(tcpip.KeepaliveIdleOption(peerKeepaliveIdle)))
+	ep.SetSockOpt(new(tcpip.KeepaliveIntervalOption(peerKeepaliveInterval)))
+	c.mu.Lock()
+	c.ep = ep
+	c.mu.Unlock()
+	if !c.enter(tcpSpliced) {
+		ep.Abort()
+		return nil, errFlowEnded
+	}
+	return ep, nil
+}
+
+var errFlowEnded = errors.New("the flow ended")

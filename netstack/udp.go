@@ -1,0 +1,149 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"syscall"
+
+	"culvert.dev/culvert/internal/packet"
+	"culvert.dev/culvert/nat"
+	"culvert.dev/culvert/netstack/hostsock"
+)
+
+const udpHeader = 8
+
+// udpMapping carries all UDP of one inner address and port through one host socket. It is the socket's Receiver.
+type udpMapping struct {
+	mapping
+	sock *hostsock.UDP
+	end  netip.AddrPort // the inner address and port
+}
+
+// admitUDP opens a flow, and the mapping under it if this is the first of its source.
+func (n *Net) admitUDP(b *batch, p *packet.Packet, f *nat.Flow) *nat.Flow {
+	mk := mapKeyOf(&p.Key)
+	m, _ := n.mappings.get(mk).(*udpMapping)
+	dst := p.DstAddr()
+	if m == nil || !m.attach(dst) {
+		if m = n.openUDP(p, mk); m == nil || !m.attach(dst) {
+			return nil
+		}
+	}
+	f.Owner = m
+	if n.insert(b, f) == nil {
+		m.flowGone(f)
+		return nil
+	}
+	return f
+}
+
+// openUDP makes the mapping of a source, on the same port on the host if that is free (RFC 4787 section 4.2.1).
+func (n *Net) openUDP(p *packet.Packet, mk mapKey) *udpMapping {
+	if !n.sockets.acquire(p.Peer, n.table) {
+		n.counters.drop(dropSocketLimit)
+		return nil
+	}
+	m := &udpMapping{mapping: mapping{n: n, key: mk, remotes: make(map[netip.Addr]int, 1)}, end: p.SrcAddrPort()}
+	sock, err := n.poller.OpenUDP(p.V, p.SrcPort, m)
+	if err != nil {
+		n.sockets.release(p.Peer)
+		n.counters.drop(dropSocketLimit)
+		n.log.Debug("open udp socket", "err", err)
+		return nil
+	}
+	m.sock = sock
+	n.mappings.put(mk, m)
+	return m
+}
+
+// flowGone is told that a flow of the mapping has ended; the last one closes it.
+func (m *udpMapping) flowGone(f *nat.Flow) {
+	if m.detach(f.Key.DstAddr()) {
+		m.n.mappings.drop(m.key, m)
+		m.sock.Close()
+		m.n.sockets.release(m.key.peer)
+	}
+}
+
+// send gives datagrams of one batch to the host's kernel, in order, and answers for those that it refuses. pkts are the
+// packets they came in.
+func (m *udpMapping) send(out []hostsock.Datagram, pkts [][]byte, df bool) {
+	m.sock.SetDF(df)
+	sent, _ := m.sock.Send(out)
+	if sent == len(out) {
+		return
+	}
+	for i := range out {
+		if errno := out[i].Err; errno != 0 {
+			m.refused(pkts[i], out[i].To.Addr(), errno)
+		}
+	}
+}
+
+// refused answers for a datagram that the host's kernel did not take.
+func (m *udpMapping) refused(pkt []byte, to netip.Addr, errno syscall.Errno) {
+	n := m.n
+	var p packet.Packet
+	if packet.Decode(&p, pkt) != packet.FaultNone {
+		return
+	}
+	p.Peer = m.key.peer
+	if errno == syscall.EMSGSIZE {
+		n.counters.drop(dropTooBig)
+		if !n.mayAnswer(&p) { // asked first: finding the MTU costs a socket
+			return
+		}
+		if mtu := m.sock.MTUTo(to); mtu > 0 && mtu < len(pkt) {
+			n.sendICMP(&p, packet.TooBig(p.V, mtu))
+		}
+		return
+	}
+	n.counters.drop(dropHostSend)
+	if icmp, ok := refusal(p.V, errno); ok {
+		n.answerICMP(&p, icmp)
+	}
+}
+
+// Datagrams implements hostsock.Receiver: what arrived goes to the peer if the peer has written to its sender.
+func (m *udpMapping) Datagrams(in []hostsock.Inbound) {
+	n := m.n
+	now := n.table.Now()
+	for i := range in {
+		d := &in[i]
+		f, known := m.received(d.From)
+		if !known {
+			n.counters.drop(dropUnsolicited)
+			d.Buf.Release()
+			continue
+		}
+		if f != nil {
+			n.flowAnswered(f, now, d.N)
+		}
+		r := udpReplies.Get().(*udpReply)
+		*r = udpReply{hdr: packet.MakeUDPHeader(d.From, m.end), buf: d.Buf, n: d.N, gso: max(d.GSO, 1), ttl: hopsLeft(d.TTL)}
+		n.out.push(item{reply: r}) // waits while the queue is full; the kernel drops what comes in meanwhile
+	}
+}
+
+// hopsLeft is the time to live of a forwarded packet that arrived with ttl; zero means unknown.
+func hopsLeft(ttl uint8) uint8 {
+	if ttl == 0 {
+		return 64
+	}
+	return max(ttl-1, 1)
+}
+
+// SocketError implements hostsock.Receiver: an ICMP error about a datagram of the peer's is the peer's.
+func (m *udpMapping) SocketError(e *hostsock.ICMPError) {
+	if !e.To.IsValid() || e.Local && e.Errno == syscall.EMSGSIZE { // the send has reported that
+		return
+	}
+	k := m.keyTo(e.To)
+	size := udpHeader + len(e.Payload)
+	l4 := make([]byte, size)
+	binary.BigEndian.PutUint16(l4[0:], k.SrcPort)
+	binary.BigEndian.PutUint16(l4[2:], k.DstPort)
+	binary.BigEndian.PutUint16(l4[4:], uint16(size))
+	copy(l4[udpHeader:], e.Payload)
+	m.n.hostError(&k, e, l4, size)
+}
