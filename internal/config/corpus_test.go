@@ -1,0 +1,126 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write testdata/good/*.want anew")
+
+// testOptions stands in for a process's surroundings.
+func testOptions() Options {
+	env := map[string]string{
+		"ADDRESS":  "10.0.0.1/24",
+		"SECRET":   "hunter2",
+		"PEER_KEY": "qb5xlpl+eB/rzKG9gP2c1Sr/K9gBlA7a0s8mTyxZeWQ=",
+	}
+	return Options{
+		LookupEnv: func(name string) (string, bool) { v, ok := env[name]; return v, ok },
+		Hostname:  func() (string, error) { return "Host_7.example.org", nil },
+	}
+}
+
+// Files as providers and people write them load, and mean what their .want says.
+func TestFilesInTheWildAreAccepted(t *testing.T) {
+	files, _ := filepath.Glob("testdata/good/*.conf")
+	if len(files) == 0 {
+		t.Fatal("no corpus")
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			cfg, err := Load(file, testOptions())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := render(cfg)
+			for _, w := range cfg.Warnings {
+				if !strings.Contains(w.Message, "chmod 600") { // depends on the checkout's umask; has a test of its own
+					got += fmt.Sprintf("# warning %d: %s\n", w.Line, w.Message)
+				}
+			}
+			golden := strings.TrimSuffix(file, ".conf") + ".want"
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got:\n%s\nwant:\n%s", got, want)
+			}
+		})
+	}
+}
+
+// A file in testdata/bad has a comment "# expect LINE: message" for each of its errors; there must be no others.
+func TestEveryErrorIsReportedWithItsLine(t *testing.T) {
+	files, _ := filepath.Glob("testdata/bad/*.conf")
+	if len(files) == 0 {
+		t.Fatal("no corpus")
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string]bool{}
+			for line := range strings.Lines(string(text)) {
+				if e, ok := strings.CutPrefix(line, "# expect "); ok {
+					want[strings.TrimSpace(e)] = true
+				}
+			}
+			_, err = Load(file, testOptions())
+			var faults Errors
+			if !errors.As(err, &faults) {
+				t.Fatalf("got error %v, want Errors", err)
+			}
+			previous := 0
+			for _, d := range faults {
+				if d.Line < previous {
+					t.Errorf("line %d is reported after line %d", d.Line, previous)
+				}
+				previous = d.Line
+				got := fmt.Sprintf("%d: %s", d.Line, d.Message)
+				if d.File != file || !want[got] {
+					t.Errorf("unexpected: %s", d)
+				}
+				delete(want, got)
+			}
+			for w := range want {
+				t.Errorf("not reported: %s", w)
+			}
+		})
+	}
+}
+
+// render writes a configuration in full, defaults included. What is free text stands close to its neighbours, as a # or ;
+// behind a blank would begin a comment.
+func render(c *Config) string {
+	var b strings.Builder
+	i := c.Interface
+	fmt.Fprintf(&b, "[Interface]\nName = %s\nPrivateKey = %s\nAddress = %s\nListenPort = %d\nMTU = %d\nDNS =%s\n",
+		i.Name, i.PrivateKey.Reveal(), join(i.Addresses), i.ListenPort, i.MTU, strings.Join(i.DNS, ","))
+	for _, p := range c.Peers {
+		b.WriteString("\n" + peerText(p, ""))
+	}
+	fmt.Fprintf(&b, "\n[Exit]\nDenyTo = %s\nAllowTo = %s\n", join(c.Exit.DenyTo), join(c.Exit.AllowTo))
+	switch {
+	case c.Exit.DNS.Off:
+		b.WriteString("DNS = off\n")
+	case len(c.Exit.DNS.Servers) > 0:
+		fmt.Fprintf(&b, "DNS = %s\n", join(c.Exit.DNS.Servers))
+	}
+	if c.Control.Socket != "" {
+		fmt.Fprintf(&b, "\n[Control]\nSocket =%s\n", c.Control.Socket)
+	}
+	return b.String()
+}

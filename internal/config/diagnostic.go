@@ -1,0 +1,35 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Diagnostic is an error or a warning about one place of a configuration.
+type Diagnostic struct {
+	File    string `json:"file"`
+	Line    int    `json:"line,omitempty"` // 0: the file as a whole
+	Message string `json:"message"`
+}
+
+// String returns "FILE:LINE: message".
+func (d Diagnostic) String() string { return position(d.File, d.Line) + ": " + d.Message }
+
+func position(file string, line int) string {
+	if line == 0 {
+		return file
+	}
+	return fmt.Sprintf("%s:%d", file, line)
+}
+
+// Errors is everything that is wrong with a configuration, in the order of its lines. It is never empty as an error.
+type Errors []Diagnostic
+
+// Error returns one diagnostic a line.
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i, d := range e {
+		lines[i] = d.String()
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,60 @@
+package config
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+)
+
+// No input makes the parser panic, and what a file says survives being written and read again.
+func FuzzLoad(f *testing.F) {
+	files, _ := filepath.Glob("testdata/*/*.conf")
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		cfg, err := loadText(text)
+		if err != nil {
+			if err.Error() == "" {
+				t.Error("an error without a message")
+			}
+			return
+		}
+		again, err := loadText([]byte(render(cfg)))
+		if err != nil {
+			t.Fatalf("rendered file does not load: %v\n%s", err, render(cfg))
+		}
+		forgetPositions(cfg)
+		forgetPositions(again)
+		if !reflect.DeepEqual(cfg, again) {
+			t.Errorf("got %+v\nwant %+v", again, cfg)
+		}
+	})
+}
+
+// loadText loads a file from memory, in a world where variables contain themselves and no other file exists.
+func loadText(text []byte) (*Config, error) {
+	surroundings := Options{
+		LookupEnv: func(name string) (string, bool) { return "$" + name, true },
+		Hostname:  func() (string, error) { return "host", nil },
+	}
+	return load("fuzz.conf", surroundings, func(name string) (*content, error) {
+		if name != "fuzz.conf" {
+			return nil, fs.ErrNotExist
+		}
+		return &content{text, 0o600}, nil
+	})
+}
+
+func forgetPositions(c *Config) {
+	c.Warnings = nil
+	for i := range c.Peers {
+		c.Peers[i].Line = 0
+	}
+}

@@ -1,0 +1,43 @@
+package config
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+)
+
+const longestFile = 1 << 20 // far above any real one; keeps a wrong path such as /dev/zero harmless
+
+// content is what a file holds, and who may read it.
+type content struct {
+	bytes []byte
+	mode  fs.FileMode
+}
+
+// readFile reads a file of sane size.
+func readFile(name string) (*content, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, longestFile+1))
+	if err == nil && len(b) > longestFile {
+		err = &fs.PathError{Op: "read", Path: name, Err: errors.New("larger than 1 MiB")}
+	}
+	return &content{b, info.Mode()}, err
+}
+
+// cause strips the path from a file error that is reported under that path anyway.
+func cause(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}

@@ -1,0 +1,186 @@
+package config
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"unicode"
+)
+
+// readSection applies the entries of s to t by the section's table. seen maps the slots given so far to their lines.
+func readSection[T any](l *loader, s section, keys []key[T], t *T, seen map[string]int) {
+	for _, e := range s.entries {
+		k := findKey(keys, e.key)
+		if k == nil {
+			l.unknownKey(s.name, e, keyNames(keys))
+			continue
+		}
+		slot := k.slot
+		if slot == "" {
+			slot = k.name
+		}
+		first, given := seen[slot]
+		if !given {
+			seen[slot] = e.line
+		} else if !k.list {
+			l.fault(e.line, "%s: %s is already given on line %d", k.name, slot, first)
+			continue
+		}
+		if k.stock {
+			e.value, _, _ = strings.Cut(e.value, "#")
+			e.value = strings.TrimSpace(e.value)
+		}
+		text, variable, ok := l.expand(k.name, e)
+		if !ok {
+			continue
+		}
+		if err := k.set(l, t, value{text, e.line}); err != nil {
+			l.fault(e.line, "%s: %v", k.name, withoutValue(err, variable))
+		}
+		if (k.name == "PrivateKey" || k.name == "PresharedKey") && variable == "" {
+			l.literal = true
+		}
+	}
+}
+
+func findKey[T any](keys []key[T], name string) *key[T] {
+	for i := range keys {
+		if strings.EqualFold(keys[i].name, name) {
+			return &keys[i]
+		}
+	}
+	return nil
+}
+
+func keyNames[T any](keys []key[T]) []string {
+	names := make([]string, len(keys))
+	for i, k := range keys {
+		names[i] = k.name
+	}
+	return names
+}
+
+// expand looks up a value that is $VAR or ${VAR} as a whole and returns the variable's name too.
+func (l *loader) expand(key string, e entry) (text, variable string, ok bool) {
+	name, isVariable := strings.CutPrefix(e.value, "$")
+	if inner, found := strings.CutPrefix(name, "{"); isVariable && found {
+		name, isVariable = strings.CutSuffix(inner, "}")
+	}
+	if !isVariable || name == "" || strings.ContainsFunc(name, notVariable) {
+		return e.value, "", true
+	}
+	text, ok = l.LookupEnv(name)
+	if !ok {
+		l.fault(e.line, "%s: the environment variable %s is not set", key, name)
+	}
+	return strings.TrimSpace(text), name, ok
+}
+
+func notVariable(r rune) bool {
+	return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_'
+}
+
+// withoutValue keeps what came from the environment out of a message.
+func withoutValue(err error, variable string) error {
+	var r *rejection
+	if variable == "" || !errors.As(err, &r) {
+		return err
+	}
+	return errors.New("the value of $" + variable + " " + r.reason)
+}
+
+// secretFile reads the key in a file beside the current one.
+func (l *loader) secretFile(name string) (string, error) {
+	if name == "" {
+		return "", errors.New("no file is named")
+	}
+	if looksSecret(name) {
+		return "", errors.New("this is a key, not the name of a file that holds one")
+	}
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(filepath.Dir(l.file), name)
+	}
+	text, err := l.readFile(name)
+	if err != nil {
+		return "", err
+	}
+	l.warnMode(name, text.mode)
+	return strings.TrimSpace(string(text.bytes)), nil
+}
+
+// unknownSection reports a section that no table describes.
+func (l *loader) unknownSection(s section) {
+	if isUnsupported(s.name, "") {
+		l.fault(s.line, "[%s] is not supported by this version of culvert", s.name)
+		return
+	}
+	if !isWord(s.name) {
+		l.fault(s.line, "unknown section")
+		return
+	}
+	l.fault(s.line, "unknown section [%s]%s", s.name, didYouMean("[", Nearest(s.name, sectionNames()), "]"))
+}
+
+func sectionNames() []string {
+	names := []string{"Interface", "Peer", "Exit", "Control"}
+	for _, u := range unsupported {
+		if !strings.Contains(u, ".") {
+			names = append(names, u)
+		}
+	}
+	return names
+}
+
+// unknownKey reports a key that is not in its section's table: ignored, of another protocol, misplaced or misspelt.
+func (l *loader) unknownKey(section string, e entry, known []string) {
+	if reason, ok := ignoredKey(section, e.key); ok {
+		l.warn(e.line, "%s is ignored: %s", e.key, reason)
+		return
+	}
+	if d := foreignDialect(e.key); d != nil {
+		if l.foreign != d {
+			l.fault(e.line, "%s: %s", e.key, d.message)
+		}
+		l.foreign = d
+		return
+	}
+	switch home := homeOf(e.key); {
+	case isUnsupported(section, e.key):
+		l.fault(e.line, "%s in [%s] is not supported by this version of culvert", e.key, section)
+	case !isWord(e.key):
+		l.fault(e.line, "not a key of [%s]", section) // not shown: the line may be a bare key that ends in =
+	case home != "":
+		l.fault(e.line, "%s belongs in [%s], not in [%s]", e.key, home, section)
+	default:
+		l.fault(e.line, "unknown key %s in [%s]%s", e.key, section, didYouMean("", Nearest(e.key, known), ""))
+	}
+}
+
+// homeOf returns the section that has a key, if one has.
+func homeOf(name string) string {
+	switch {
+	case findKey(peerKeys, name) != nil:
+		return "Peer"
+	case findKey(interfaceKeys, name) != nil:
+		return "Interface"
+	case findKey(exitKeys, name) != nil:
+		return "Exit"
+	case findKey(controlKeys, name) != nil:
+		return "Control"
+	}
+	return ""
+}
+
+// isWord reports whether s may be shown: a key or section name, and too short for a secret.
+func isWord(s string) bool {
+	const longest = 24
+	notLetter := func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) }
+	return s != "" && len(s) <= longest && !strings.ContainsFunc(s, notLetter)
+}
+
+func didYouMean(open, name, end string) string {
+	if name == "" {
+		return ""
+	}
+	return "; did you mean " + open + name + end + "?"
+}

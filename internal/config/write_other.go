@@ -1,0 +1,11 @@
+//go:build !unix
+
+package config
+
+import "io/fs"
+
+// Elsewhere files have no owner in this sense, and folders cannot be synced.
+
+func keepOwner(string, fs.FileInfo) error { return nil }
+
+func syncDir(string) error { return nil }

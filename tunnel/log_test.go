@@ -1,0 +1,66 @@
+package tunnel
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+func TestLogBridge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out lockedLog
+		l := bridge(out.logger())
+		l.Verbosef("%v - Sending keepalive packet", "peer(x)")
+		for i := range 5 {
+			l.Errorf("%v - Failed to send data packets: %v", "peer(x)", fmt.Errorf("cause %d", i))
+		}
+		l.Errorf("%v - Failed to send handshake initiation: %v", "peer(x)", fmt.Errorf("no known endpoint for peer"))
+		l.Errorf("Failed to send: %v", fmt.Errorf("write: %w", net.ErrClosed))
+		time.Sleep(repeatAfter)
+		l.Errorf("%v - Failed to send data packets: %v", "peer(x)", fmt.Errorf("cause 6"))
+		got := out.String()
+		for _, c := range []struct {
+			what string
+			n    int
+		}{
+			{"level=DEBUG", 3},
+			{"level=WARN", 2},
+			{`level=WARN msg="peer(x) - Failed to send data packets: cause 0"`, 1},
+			{`level=WARN msg="peer(x) - Failed to send data packets: cause 6" repeated=4`, 1},
+			{`level=DEBUG msg="peer(x) - Failed to send handshake initiation: no known endpoint for peer"`, 1},
+		} {
+			if n := strings.Count(got, c.what); n != c.n {
+				t.Errorf("%d times %q, want %d\n%s", n, c.what, c.n, got)
+			}
+		}
+	})
+}
+
+// eventTUN is a tun.Device that only has events.
+type eventTUN struct {
+	tun.Device
+	events chan tun.Event
+}
+
+func (e eventTUN) Events() <-chan tun.Event { return e.events }
+
+func TestSteadyTUNPassesMTUChangesOnly(t *testing.T) {
+	dev := eventTUN{events: make(chan tun.Event, 4)}
+	s := steady(dev)
+	dev.events <- tun.EventUp
+	dev.events <- tun.EventDown
+	dev.events <- tun.EventMTUUpdate | tun.EventUp
+	close(dev.events)
+	var got []tun.Event
+	for e := range s.Events() {
+		got = append(got, e)
+	}
+	if len(got) != 1 || got[0] != tun.EventMTUUpdate {
+		t.Errorf("events %v, want one MTU update", got)
+	}
+}

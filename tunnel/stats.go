@@ -1,0 +1,43 @@
+package tunnel
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"culvert.dev/culvert/internal/wgkey"
+)
+
+// PeerStats tells how a peer fares. Counters begin at zero when the peer is added and count encrypted bytes.
+type PeerStats struct {
+	PublicKey     wgkey.Public
+	Endpoint      netip.AddrPort // where packets for the peer go; invalid if nowhere yet
+	LastHandshake time.Time      // zero if there was none
+	RxBytes       uint64
+	TxBytes       uint64
+
+	// RTT is the round-trip time of a recent handshake, zero if unknown. It is seen on messages that are not authenticated
+	// yet: good for display and as a hint, not for decisions that matter.
+	RTT time.Duration
+}
+
+// Stats returns the state of all peers in the order they are configured.
+func (t *Tunnel) Stats() ([]PeerStats, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.isClosed() {
+		return nil, fmt.Errorf("read tunnel state: %w", errClosed)
+	}
+	state, err := t.snapshot()
+	if err != nil {
+		return nil, err
+	}
+	stats := make([]PeerStats, 0, len(t.peers))
+	for _, p := range t.peers {
+		s := state[p.PublicKey]
+		s.PublicKey = p.PublicKey
+		s.RTT = t.shakes.rtt(p.PublicKey)
+		stats = append(stats, s)
+	}
+	return stats, nil
+}

@@ -1,0 +1,193 @@
+// Package tunnel runs WireGuard: it puts wireguard-go between a tun.Device (packets of the mesh) and UDP sockets of its
+// own, configures its peers, finds their endpoints by DNS name and keeps finding them, and tells how the peers fare.
+//
+// It is not a router and looks into no packet: cryptokey routing by AllowedIPs is all it decides. It is the only importer of
+// wireguard-go's device package, so that the rest of the tree does not depend on it or on its text protocol.
+//
+// A Tunnel may be used from several goroutines at once.
+//
+//	t, err := tunnel.New(dev, tunnel.Config{
+//		PrivateKey: key,
+//		Peers: []tunnel.Peer{{
+//			Name:       "laptop",
+//			PublicKey:  laptop,
+//			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("100.64.0.2/32")},
+//			Endpoint:   "home.example:51820",
+//			Keepalive:  25,
+//		}},
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	defer t.Close()
+//	err = t.Start()
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"culvert.dev/culvert/internal/wgkey"
+)
+
+// Config says what a Tunnel is. Only PrivateKey is required.
+type Config struct {
+	PrivateKey wgkey.Private
+
+	// ListenPort is the UDP port, in both address families. Zero means PortOf the public key; if that is taken, other ports
+	// derived from the key are tried, then any. A port given here that is taken fails Start.
+	ListenPort uint16
+
+	Peers []Peer
+
+	// Logger receives wireguard-go's lines too: its verbose ones at debug level, its errors as warnings. Nil discards.
+	Logger *slog.Logger
+
+	// Bind carries the datagrams. Nil means UDP sockets of this package. A bind must serve this tunnel only.
+	Bind conn.Bind
+
+	// Resolve looks up the addresses of a host name, best first. It must return when ctx ends. Nil means
+	// net.DefaultResolver.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+}
+
+// Peer is the configuration of one peer.
+type Peer struct {
+	Name      string // for logs and errors; may be empty
+	PublicKey wgkey.Public
+	Preshared wgkey.Preshared // zero: none
+
+	// AllowedIPs are the peer's addresses inside the tunnel. No two peers may have the same prefix; of overlapping ones the
+	// longest wins.
+	AllowedIPs []netip.Prefix
+
+	// Endpoint is the peer's outer address, "host:port": an address, an address in brackets if it is IPv6, or a DNS name. It
+	// may be empty: then the peer has to call first.
+	Endpoint string
+
+	Keepalive int // seconds between keepalives, 0 to 65535; 0: none
+}
+
+var errClosed = errors.New("tunnel is closed")
+
+// Tunnel is a WireGuard interface with its peers.
+type Tunnel struct {
+	log    *slog.Logger
+	self   wgkey.Public
+	dev    *device.Device
+	wire   *wire
+	shakes *handshakes
+	names  *endpoints
+
+	mu      sync.Mutex // guards the following and serialises changes of the device
+	peers   []Peer     // as configured last
+	started bool
+	closed  bool
+	stop    context.CancelFunc
+	stopped chan struct{} // closed when the goroutine of names has ended
+}
+
+// New makes a tunnel that reads packets for its peers from dev and writes theirs to it. It sends and receives nothing
+// before Start, but it reads dev at once and drops what it reads. dev belongs to the tunnel from here on and is closed with
+// it, also when New fails.
+func New(dev tun.Device, cfg Config) (*Tunnel, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Bind == nil {
+		cfg.Bind = newBind(cfg.Logger)
+	}
+	if cfg.Resolve == nil {
+		cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
+	}
+	if cfg.PrivateKey.IsZero() {
+		dev.Close()
+		return nil, errors.New("new tunnel: no private key")
+	}
+	self := cfg.PrivateKey.Public()
+	if err := checkPeers(self, cfg.Peers); err != nil {
+		dev.Close()
+		return nil, fmt.Errorf("new tunnel: %w", err)
+	}
+
+	t := &Tunnel{log: cfg.Logger, self: self, shakes: newHandshakes(self), stopped: make(chan struct{})}
+	t.names = newEndpoints(cfg.Logger, cfg.Resolve, t.snapshot, t.applyEndpoint)
+	t.wire = &wire{Bind: cfg.Bind, log: cfg.Logger, shakes: t.shakes, fixed: cfg.ListenPort, ports: portsOf(self), failing: t.names.failing}
+	t.dev = device.NewDevice(steady(dev), t.wire, bridge(cfg.Logger))
+	if err := t.configure(deviceText(cfg.PrivateKey)); err != nil {
+		t.dev.Close()
+		return nil, fmt.Errorf("new tunnel: %w", err)
+	}
+	if err := t.setPeersLocked(cfg.Peers); err != nil {
+		t.dev.Close()
+		return nil, fmt.Errorf("new tunnel: %w", err)
+	}
+	return t, nil
+}
+
+// Start opens the sockets and begins to talk to the peers. It does not wait for DNS or for any peer. If it fails it may be
+// called again.
+func (t *Tunnel) Start() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.isClosed() {
+		return fmt.Errorf("start tunnel: %w", errClosed)
+	}
+	if t.started {
+		return nil
+	}
+	if err := t.dev.Up(); err != nil {
+		return fmt.Errorf("start tunnel: %w", err)
+	}
+	t.started = true
+	ctx, cancel := context.WithCancel(context.Background())
+	t.stop = cancel
+	go func() {
+		defer close(t.stopped)
+		t.names.run(ctx)
+	}()
+	return nil
+}
+
+// Close ends all sessions, closes the sockets and the tun.Device, and returns when wireguard-go has let go of both.
+func (t *Tunnel) Close() error {
+	t.mu.Lock()
+	first := !t.closed
+	t.closed = true
+	started := t.started
+	t.mu.Unlock()
+	if first && started {
+		t.stop()
+		<-t.stopped
+	}
+	t.dev.Close()
+	<-t.dev.Wait()
+	return nil
+}
+
+// isClosed reports whether the tunnel is closed or its device has died.
+func (t *Tunnel) isClosed() bool {
+	select {
+	case <-t.dev.Wait():
+		return true
+	default:
+		return t.closed
+	}
+}
+
+// ListenPort returns the UDP port, zero unless started.
+func (t *Tunnel) ListenPort() uint16 { return t.wire.port() }
+
+// Wait returns a channel that is closed when the tunnel has ended: after Close, or because the tun.Device failed.
+func (t *Tunnel) Wait() <-chan struct{} { return t.dev.Wait() }
