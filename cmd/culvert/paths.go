@@ -1,0 +1,211 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"culvert.dev/culvert/internal/config"
+)
+
+func configFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "config", Aliases: []string{"c"}, EnvVars: []string{"CULVERT_CONFIG"}, TakesFile: true,
+		Usage: "configuration `FILE` (default: $XDG_CONFIG_HOME/culvert/culvert.conf, then /etc/culvert/culvert.conf)",
+	}
+}
+
+func stateFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "state", EnvVars: []string{"CULVERT_STATE"}, TakesFile: true,
+		Usage: "state `DIR` (default: $STATE_DIRECTORY, then $XDG_STATE_HOME/culvert, or as root /var/lib/culvert)",
+	}
+}
+
+func socketFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "socket", EnvVars: []string{"CULVERT_SOCKET"}, TakesFile: true,
+		Usage: "control `SOCKET` of the node (default: as the configuration says)",
+	}
+}
+
+// places is what decides where files lie.
+type places struct {
+	getenv   func(string) string
+	etc      string
+	varLib   string
+	root     bool
+	writable func(dir string) bool
+}
+
+func hostPlaces() places {
+	return places{
+		getenv:   os.Getenv,
+		etc:      "/etc",
+		varLib:   "/var/lib",
+		root:     os.Geteuid() == 0,
+		writable: writable,
+	}
+}
+
+// under returns the folder of an XDG variable, or its default below the home folder; "" where neither is set. The XDG
+// base directory specification has relative paths ignored.
+func (p places) under(variable, fallback string) string {
+	if dir := p.getenv(variable); filepath.IsAbs(dir) {
+		return dir
+	}
+	if home := p.getenv("HOME"); filepath.IsAbs(home) && fallback != "" {
+		return filepath.Join(home, fallback)
+	}
+	return ""
+}
+
+// configs lists where a configuration is looked for; a new one goes to the first. Without a home folder that is the state
+// folder, which may be named.
+func (p places) configs(state string) []string {
+	var list []string
+	if dir := p.under("XDG_CONFIG_HOME", ".config"); dir != "" {
+		list = append(list, filepath.Join(dir, "culvert", "culvert.conf"))
+	} else if state, err := p.state(state); err == nil {
+		list = append(list, filepath.Join(state, "culvert.conf"))
+	}
+	return append(list, filepath.Join(p.etc, "culvert", "culvert.conf"))
+}
+
+// noConfigError says that no configuration was found; its text tells how to make one.
+type noConfigError struct{ tried []string }
+
+func (e *noConfigError) Error() string {
+	return fmt.Sprintf("no configuration found (looked for %s): culvert init writes one, -c FILE names another",
+		strings.Join(e.tried, " and "))
+}
+
+// config returns the configuration to read: the one named, else the first that exists, else a *noConfigError.
+func (p places) config(named, state string) (string, error) {
+	if named != "" {
+		return named, nil
+	}
+	tried := p.configs(state)
+	for _, file := range tried {
+		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			return file, nil // one that cannot be read is reported by reading it
+		}
+	}
+	return "", &noConfigError{tried}
+}
+
+// newConfig returns where a configuration is to be written.
+func (p places) newConfig(named, state string) (string, error) {
+	if named != "" {
+		return named, nil
+	}
+	if list := p.configs(state); len(list) > 1 {
+		return list[0], nil
+	}
+	return "", errors.New("no place for a configuration: HOME is not set; name one with -c FILE or CULVERT_CONFIG")
+}
+
+// state returns the state folder, which need not exist.
+func (p places) state(named string) (string, error) {
+	if named != "" {
+		return named, nil
+	}
+	if first, _, _ := strings.Cut(p.getenv("STATE_DIRECTORY"), ":"); first != "" { // systemd gives a list
+		return first, nil
+	}
+	if p.getenv("XDG_STATE_HOME") == "" && p.root {
+		// Root of a user namespace often cannot write there.
+		if dir := filepath.Join(p.varLib, "culvert"); p.writable(dir) || p.writable(p.varLib) {
+			return dir, nil
+		}
+	}
+	if dir := p.under("XDG_STATE_HOME", ".local/state"); dir != "" {
+		return filepath.Join(dir, "culvert"), nil
+	}
+	return "", errors.New("no state folder: HOME is not set; name one with --state DIR or CULVERT_STATE")
+}
+
+// socket returns the control socket of the node that cfg describes.
+func (p places) socket(named string, cfg *config.Config, state string) (string, error) {
+	socket := named
+	if socket == "" {
+		socket = cfg.Control.Socket
+	}
+	if dir := p.getenv("XDG_RUNTIME_DIR"); socket == "" && filepath.IsAbs(dir) {
+		socket = filepath.Join(dir, "culvert", cfg.Interface.Name+".sock")
+	}
+	if socket == "" {
+		socket = filepath.Join(state, "control.sock")
+	}
+	const longest = 107 // sun_path of unix(7) less its final zero
+	if len(socket) > longest {
+		return "", fmt.Errorf("control socket %s: the path is longer than %d bytes; name a shorter one with --socket", socket, longest)
+	}
+	return socket, nil
+}
+
+// running lists the sockets of nodes in the default places.
+func (p places) running(state string) []string {
+	var list []string
+	if dir := p.getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		list, _ = filepath.Glob(filepath.Join(dir, "culvert", "*.sock")) // no fault but a malformed pattern
+	}
+	if file := filepath.Join(state, "control.sock"); state != "" && isSocket(file) {
+		list = append(list, file)
+	}
+	return list
+}
+
+func isSocket(file string) bool {
+	info, err := os.Stat(file)
+	return err == nil && info.Mode()&fs.ModeSocket != 0
+}
+
+// loadConfig reads the configuration that a command's options and the environment point at, with the peers of the state
+// folder. A missing state folder only matters to commands that write to it: state is "" then.
+func loadConfig(c *cli.Context) (cfg *config.Config, state string, err error) {
+	p := hostPlaces()
+	file, err := p.config(c.String("config"), c.String("state"))
+	if err != nil {
+		return nil, "", err
+	}
+	state, _ = p.state(c.String("state"))
+	cfg, err = config.Load(file, config.Options{State: state})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; culvert init -c %s writes one", err, file)
+	}
+	return cfg, state, err
+}
+
+// clientSocket finds the node that a client command talks to: by --socket, by the configuration, else the only one
+// running.
+func clientSocket(c *cli.Context) (string, error) {
+	p := hostPlaces()
+	if named := c.String("socket"); named != "" {
+		return p.socket(named, nil, "")
+	}
+	state, _ := p.state(c.String("state")) // without one there is one place less to look at
+	cfg, _, err := loadConfig(c)
+	if err == nil {
+		socket, err := p.socket("", cfg, state)
+		if err != nil || isSocket(socket) || c.String("config") != "" {
+			return socket, err
+		}
+	} else if c.String("config") != "" {
+		return "", err
+	}
+	switch list := p.running(state); len(list) {
+	case 0:
+		return "", errors.New("no running node found: culvert up starts one, --socket names one")
+	case 1:
+		return list[0], nil
+	default:
+		return "", fmt.Errorf("several nodes are running, name one with --socket: %s", strings.Join(list, ", "))
+	}
+}

@@ -1,0 +1,282 @@
+// Package node assembles a Culvert node: configuration, policy, data path, tunnel, resolver and control socket.
+//
+// A node runs in the calling process, needs no privilege and starts no other process. The package decides nothing about
+// packets (netstack, filter) or peers (tunnel); it builds the parts, hands configuration changes to them, and reports.
+// All methods of Node are safe for concurrent use.
+//
+//	n, err := node.Start(ctx, node.Config{File: "culvert.conf", State: "/var/lib/culvert"})
+//	if err != nil {
+//		return err
+//	}
+//	defer n.Close()
+//	<-n.Done()
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"culvert.dev/culvert/internal/config"
+	"culvert.dev/culvert/internal/control"
+	"culvert.dev/culvert/internal/hostnet"
+	"culvert.dev/culvert/internal/wgkey"
+	"culvert.dev/culvert/netstack"
+	"culvert.dev/culvert/tunnel"
+)
+
+// Config says where a node finds what it is.
+type Config struct {
+	File    string       // the configuration
+	State   string       // folder whose peers.d/*.conf are read too; may be empty
+	Socket  string       // control socket to listen on; empty: none
+	Version string       // reported by status
+	Logger  *slog.Logger // nil: discard
+}
+
+// Node is a running node.
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+	id      identity
+	net     *netstack.Net
+	tunnel  *tunnel.Tunnel
+	control *control.Server
+	socket  *control.Listener
+	paths   pathLog
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	done    chan struct{}
+	stop    sync.Once
+
+	mu   sync.Mutex // guards the following; held while a configuration is applied
+	conf *config.Config
+	ids  peerIDs
+	host hostnet.Snapshot
+	dns  *resolver
+}
+
+// identity is what a reload cannot change, since peers and flows depend on it.
+type identity struct {
+	name      string
+	key       wgkey.Private
+	addresses []netip.Addr
+	mtu       int
+	port      uint16 // as configured; zero for derived
+}
+
+func identityOf(c *config.Config) identity {
+	id := identity{name: c.Interface.Name, key: c.Interface.PrivateKey, mtu: c.Interface.MTU, port: c.Interface.ListenPort}
+	for _, p := range c.Interface.Addresses {
+		id.addresses = append(id.addresses, p.Addr())
+	}
+	return id
+}
+
+// hostPoll is how often the host's networks are looked at where the kernel does not tell of changes.
+const hostPoll = 10 * time.Second
+
+// Start loads the configuration and runs the node until Close, or until ctx ends. When it returns, the tunnel's port is
+// open and the control socket answers.
+func Start(ctx context.Context, cfg Config) (*Node, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	conf, err := config.Load(cfg.File, config.Options{State: cfg.State})
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: cfg.Logger, started: time.Now(), id: identityOf(conf), conf: conf, done: make(chan struct{})}
+	n.warn(conf)
+	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := n.start(); err != nil {
+		n.Close()
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { n.Close() })
+	return n, nil
+}
+
+func (n *Node) start() (err error) {
+	if n.host, err = hostnet.Read(); err != nil {
+		return fmt.Errorf("read the host's networks, without which local addresses cannot be protected: %w", err)
+	}
+	n.ids.assign(n.conf.Peers)
+	policy, err := n.policyLocked(n.conf)
+	if err != nil {
+		return err
+	}
+	n.net, err = netstack.New(netstack.Config{
+		MTU: n.id.mtu, Self: n.id.addresses, Policy: policy, Logger: n.log, Limits: limits(),
+	})
+	if err != nil {
+		return err
+	}
+	n.tunnel, err = tunnel.New(n.net.Device(), tunnel.Config{
+		PrivateKey: n.id.key, ListenPort: n.id.port, Peers: tunnelPeers(n.conf.Peers), Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := n.startDNSLocked(n.conf); err != nil {
+		return err
+	}
+	if n.cfg.Socket != "" {
+		if n.socket, err = control.Listen(n.cfg.Socket); err != nil {
+			return err
+		}
+		n.control = control.Serve(n.socket, source{n}, n.log)
+	}
+	if err := n.tunnel.Start(); err != nil {
+		return err
+	}
+	n.wg.Go(func() { hostnet.WatchFrom(n.ctx, n.host, hostPoll, n.hostChanged) })
+	n.wg.Go(n.watch)
+	return nil
+}
+
+// watch notes how peers' paths change, and ends the node if the tunnel dies.
+func (n *Node) watch() {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-n.tunnel.Wait():
+			if n.ctx.Err() == nil {
+				n.log.Error("the tunnel has stopped")
+				go n.Close()
+			}
+			return
+		case <-tick.C:
+			n.observePaths()
+		}
+	}
+}
+
+// hostChanged applies a change of the host's addresses or networks: what is local may not be what it was.
+func (n *Node) hostChanged(s hostnet.Snapshot) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	old := n.host
+	n.host = s
+	policy, err := n.policyLocked(n.conf)
+	if err != nil { // the configuration was accepted before; without a new policy the old one stays
+		n.host = old
+		n.log.Error("apply the host's new networks", "err", err)
+		return
+	}
+	n.net.SetPolicy(policy)
+	n.log.Info("the host's networks changed", "addresses", len(s.Addrs), "networks", len(s.OnLink))
+}
+
+// Reload reads the configuration again and applies what has changed, keeping tunnels and flows that are still permitted.
+// On an error nothing has changed.
+func (n *Node) Reload() error {
+	conf, err := config.Load(n.cfg.File, config.Options{State: n.cfg.State})
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ctx.Err() != nil {
+		return errors.New("the node is stopping")
+	}
+	if err := n.id.sameAs(identityOf(conf)); err != nil {
+		return err
+	}
+	n.ids.assign(conf.Peers)
+	policy, err := n.policyLocked(conf)
+	if err != nil {
+		return err
+	}
+	if err := n.tunnel.SetPeers(tunnelPeers(conf.Peers)); err != nil {
+		return err
+	}
+	n.net.SetPolicy(policy)
+	if err := n.restartDNSLocked(conf); err != nil {
+		n.log.Error("restart the resolver", "err", err)
+	}
+	n.conf = conf
+	n.warn(conf)
+	n.log.Info("configuration reloaded", "file", n.cfg.File, "peers", len(conf.Peers))
+	return nil
+}
+
+// sameAs returns an error that names what differs.
+func (id identity) sameAs(o identity) error {
+	what := ""
+	switch {
+	case id.key != o.key:
+		what = "PrivateKey"
+	case fmt.Sprint(id.addresses) != fmt.Sprint(o.addresses):
+		what = "Address"
+	case id.mtu != o.mtu:
+		what = "MTU"
+	case id.port != o.port:
+		what = "ListenPort"
+	case id.name != o.name:
+		what = "Name"
+	default:
+		return nil
+	}
+	return fmt.Errorf("[Interface] %s has changed: that needs a restart, nothing was applied", what)
+}
+
+func (n *Node) warn(c *config.Config) {
+	for _, w := range c.Warnings {
+		n.log.Warn(w.String())
+	}
+}
+
+// ListenPort is the UDP port of the tunnel.
+func (n *Node) ListenPort() uint16 { return n.tunnel.ListenPort() }
+
+// PublicKey is the node's identity.
+func (n *Node) PublicKey() wgkey.Public { return n.id.key.Public() }
+
+// Done is closed when the node has stopped.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Close stops the node: peers and hosts get resets for what is open, then the tunnel closes. It may be called more than
+// once and returns when nothing of the node runs any more.
+func (n *Node) Close() error {
+	n.stop.Do(func() {
+		n.cancel()
+		if n.control != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), controlTime)
+			n.control.Shutdown(ctx)
+			cancel()
+		}
+		n.mu.Lock()
+		n.stopDNSLocked()
+		n.mu.Unlock()
+		if n.net != nil && n.tunnel != nil {
+			n.net.Reset()
+			time.Sleep(resetTime)
+		}
+		if n.tunnel != nil {
+			n.tunnel.Close()
+		}
+		if n.net != nil {
+			n.net.Close()
+		}
+		n.wg.Wait()
+		close(n.done)
+	})
+	<-n.done
+	return nil
+}
+
+// controlTime is how long a client of the control socket may still take when the node stops.
+const controlTime = time.Second
+
+// resetTime lets the resets of a shutdown leave through the tunnel.
+const resetTime = 50 * time.Millisecond

@@ -1,0 +1,90 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"culvert.dev/culvert/tunnel"
+)
+
+// Status tells how the node and its peers are.
+func (n *Node) Status() Status {
+	n.mu.Lock()
+	conf := n.conf
+	n.mu.Unlock()
+	now := time.Now()
+	stats, _ := n.tunnel.Stats() // none while the tunnel closes
+	flows := n.net.Flows()
+	s := Status{
+		Name:       n.id.name,
+		PublicKey:  n.PublicKey(),
+		Addresses:  n.id.addresses,
+		ListenPort: n.ListenPort(),
+		UptimeS:    int64(now.Sub(n.started).Seconds()),
+		Version:    n.cfg.Version,
+		Flows:      FlowStatus{TCP: flows.TCP, UDP: flows.UDP, ICMP: flows.ICMP},
+		Drops:      n.net.Drops(),
+	}
+	byKey := make(map[string]tunnel.PeerStats, len(stats))
+	for _, p := range stats {
+		byKey[p.PublicKey.String()] = p
+	}
+	for _, p := range conf.Peers {
+		w := byKey[p.PublicKey.String()]
+		w.PublicKey = p.PublicKey
+		path, _ := n.paths.note(w, now)
+		ps := PeerStatus{
+			Name: p.Name, PublicKey: p.PublicKey, Addresses: Ranges(p.AllowedIPs),
+			Path: PathStatus{
+				Kind: path.kind, Since: Moment{path.since}, Reason: reason(path, w, p.Endpoint, s.ListenPort, now),
+			},
+			LastHandshake: Moment{w.LastHandshake}, RxBytes: w.RxBytes, TxBytes: w.TxBytes,
+			Allow: AllowStatus{Inbound: p.Allow.Inbound, Routing: p.Allow.Routing, LAN: p.Allow.LAN},
+		}
+		if path.kind == PathDirect {
+			ps.Path.Endpoint, ps.Path.RTT = path.endpoint.String(), Millis(w.RTT)
+		}
+		s.Peers = append(s.Peers, ps)
+	}
+	return s
+}
+
+// Health is nil when the node is ready: its tunnel is open and, if it keeps up connections to peers at known endpoints, at
+// least one of them answers. Peers that call in when they like do not count.
+func (n *Node) Health() error {
+	if n.ctx.Err() != nil {
+		return errors.New("the node is stopping")
+	}
+	if n.ListenPort() == 0 {
+		return errors.New("the tunnel's port is not open")
+	}
+	n.mu.Lock()
+	conf := n.conf
+	n.mu.Unlock()
+	stats, err := n.tunnel.Stats()
+	if err != nil {
+		return err
+	}
+	now, kept := time.Now(), 0
+	for i, p := range conf.Peers {
+		if p.Endpoint == "" || p.PersistentKeepalive == 0 || i >= len(stats) {
+			continue
+		}
+		if kept++; !stats[i].LastHandshake.IsZero() && now.Sub(stats[i].LastHandshake) < rejectAfter {
+			return nil
+		}
+	}
+	if kept > 0 {
+		return fmt.Errorf("none of %d peers with an endpoint and keepalive answers", kept)
+	}
+	return nil
+}
+
+// source is the node as the control socket sees it.
+type source struct{ n *Node }
+
+func (s source) Status() any     { return s.n.Status() }
+func (s source) Health() error   { return s.n.Health() }
+func (s source) Reload() error   { return s.n.Reload() }
+func (s source) Version() string { return s.n.cfg.Version }
