@@ -21,7 +21,7 @@ func (n *Node) startDNSLocked(conf *config.Config) error {
 	if conf.Exit.DNS.Off {
 		return nil
 	}
-	c := dns.Config{Logger: n.log, Allow: n.mayLearn}
+	c := dns.Config{Logger: n.log, Allow: n.mayLearn, MaxQueries: hostBudget().queries}
 	if servers := conf.Exit.DNS.Servers; len(servers) > 0 {
 		c.Upstreams = func() []netip.AddrPort { return servers }
 	}

@@ -113,7 +113,7 @@ func (n *Node) start() (err error) {
 		return err
 	}
 	n.net, err = netstack.New(netstack.Config{
-		MTU: n.id.mtu, Self: n.id.addresses, Policy: policy, Logger: n.log, Limits: limits(),
+		MTU: n.id.mtu, Self: n.id.addresses, Policy: policy, Logger: n.log, Limits: hostBudget().limits(),
 	})
 	if err != nil {
 		return err

@@ -46,6 +46,9 @@ func runUp(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := noNewPrivileges(); err != nil {
+		log.Warn("cannot give up the right to gain privileges", "err", err)
+	}
 	cfg, state, created, err := ensureConfig(c)
 	if err != nil {
 		return err
@@ -58,9 +61,6 @@ func runUp(c *cli.Context) error {
 	socket, err := hostPlaces().socket(c.String("socket"), cfg, state)
 	if err != nil {
 		return err
-	}
-	if err := noNewPrivileges(); err != nil {
-		log.Warn("cannot give up the right to gain privileges", "err", err)
 	}
 
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
