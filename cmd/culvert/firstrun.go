@@ -35,7 +35,7 @@ func initialise(c *cli.Context, file string) (*config.Created, error) {
 	if err != nil {
 		return nil, err
 	}
-	at, err := nodeEndpoint(c.String("endpoint"))
+	at, err := nodeEndpoint(c.String("endpoint"), config.Endpoint{})
 	if err != nil {
 		return nil, err
 	}
@@ -53,8 +53,11 @@ func initialise(c *cli.Context, file string) (*config.Created, error) {
 	return created, nil
 }
 
-// nodeEndpoint reads --endpoint, or guesses.
-func nodeEndpoint(given string) (config.Endpoint, error) {
+// nodeEndpoint reads --endpoint, else takes what the configuration says, or guesses.
+func nodeEndpoint(given string, configured config.Endpoint) (config.Endpoint, error) {
+	if given == "" && configured.Host != "" {
+		return configured, nil
+	}
 	if given == "" {
 		return config.Endpoint{Host: config.GuessHost().String(), Guessed: true}, nil
 	}

@@ -110,15 +110,15 @@ func runPeerAdd(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	at, err := nodeEndpoint(c.String("endpoint"))
-	if err != nil {
-		return err
-	}
 	state, err := hostPlaces().state(c.String("state"))
 	if err != nil {
 		return err
 	}
 	cfg, _, err := loadConfig(c)
+	if err != nil {
+		return err
+	}
+	at, err := nodeEndpoint(c.String("endpoint"), cfg.Interface.Endpoint)
 	if err != nil {
 		return err
 	}

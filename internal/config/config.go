@@ -43,6 +43,7 @@ type Interface struct {
 	PrivateKey wgkey.Private
 	Addresses  []netip.Prefix // at least one; the node's own address with the length of its mesh prefix, host bits kept
 	ListenPort uint16         // 0: derive it from the public key
+	Endpoint   Endpoint       // where devices find this node, for their files; no Host: guess it, Port 0: ListenPort
 	MTU        int            // 1280 to 65535
 	DNS        []string       // what wg-quick would give to the host's resolver: addresses and search domains; unused
 }

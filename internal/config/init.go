@@ -89,12 +89,17 @@ func newNode(o InitOptions) (*Config, error) {
 	if port == 0 {
 		port = o.PortOf(private.Public())
 	}
+	var at Endpoint // a guess may be wrong tomorrow
+	if !o.Endpoint.Guessed {
+		at = Endpoint{Host: o.Endpoint.Host, Port: port}
+	}
 	first := func(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(p.Addr().Next(), p.Bits()) }
 	return &Config{File: o.File, Interface: Interface{
 		Name:       name,
 		PrivateKey: private,
 		Addresses:  []netip.Prefix{first(v4), first(v6)},
 		ListenPort: port,
+		Endpoint:   at,
 		MTU:        DefaultMTU,
 	}}, nil
 }
@@ -111,6 +116,12 @@ func initText(node Interface, device Peer, deviceFile string) string {
 	fmt.Fprintf(&b, "# The node's identity: whoever can read this key can be this node.\nPrivateKey = %s\n", node.PrivateKey.Reveal())
 	fmt.Fprintf(&b, "# The node inside the tunnel; new devices get addresses of the same prefixes.\nAddress = %s\n", join(node.Addresses))
 	fmt.Fprintf(&b, "# The UDP port that devices and other nodes send to.\nListenPort = %d\n", node.ListenPort)
+	b.WriteString("# Where devices find this node, for the files that culvert peer add makes.\n")
+	if node.Endpoint.Host == "" {
+		b.WriteString("# Endpoint = vpn.example.org\n")
+	} else {
+		fmt.Fprintf(&b, "Endpoint = %s\n", node.Endpoint)
+	}
 	fmt.Fprintf(&b, "# MTU = %d\n\n", DefaultMTU)
 	b.WriteString(peerText(device, "The first device; its own WireGuard file is "+deviceFile))
 	b.WriteString(`

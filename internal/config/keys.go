@@ -45,6 +45,10 @@ var interfaceKeys = []key[Interface]{
 		t.ListenPort = uint16(n)
 		return err
 	}},
+	{name: "Endpoint", set: func(_ *loader, t *Interface, v value) (err error) {
+		t.Endpoint, err = ParseEndpoint(v.text)
+		return err
+	}},
 	{name: "MTU", stock: true, set: func(_ *loader, t *Interface, v value) (err error) {
 		t.MTU, err = parseRange(v.text, "an MTU", 1280, 65535) // RFC 8200 section 5 asks for 1280
 		return err
