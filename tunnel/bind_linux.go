@@ -61,13 +61,11 @@ func (b *udpBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	var fns []conn.ReceiveFunc
 	if v4 != nil {
 		b.v4.Store(v4)
-		r := newReceiver(v4)
-		fns = append(fns, func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) { return r.receive(bufs, sizes, eps) })
+		fns = append(fns, newReceiver(v4).receive)
 	}
 	if v6 != nil {
 		b.v6.Store(v6)
-		r := newReceiver(v6)
-		fns = append(fns, func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) { return r.receive(bufs, sizes, eps) })
+		fns = append(fns, newReceiver(v6).receive)
 	}
 	return fns, port, nil
 }
@@ -184,7 +182,7 @@ func (b *udpBind) SetMark(mark uint32) error {
 		})
 		switch err = errors.Join(err, opErr); {
 		case errors.Is(err, unix.EPERM):
-			b.log.Warn("packet mark not set: it needs CAP_NET_ADMIN", "mark", mark)
+			b.log.Warn("packet mark not set: it needs CAP_NET_ADMIN", keyMark, mark)
 			return nil
 		case err != nil:
 			return fmt.Errorf("set mark %d: %w", mark, err)

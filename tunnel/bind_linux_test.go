@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -17,8 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 )
-
-var discard = slog.New(slog.DiscardHandler)
 
 // openBind opens a bind on a free port and returns the ReceiveFuncs for IPv4 and IPv6.
 func openBind(t testing.TB, b conn.Bind) (v4, v6 conn.ReceiveFunc, port uint16) {
@@ -39,14 +36,6 @@ func loopback(v6 bool, port uint16) string {
 		return fmt.Sprintf("[::1]:%d", port)
 	}
 	return fmt.Sprintf("127.0.0.1:%d", port)
-}
-
-func newBufs(n, size int) [][]byte {
-	bufs := make([][]byte, n)
-	for i := range bufs {
-		bufs[i] = make([]byte, size)
-	}
-	return bufs
 }
 
 // receiveAll reads datagrams until it has n.

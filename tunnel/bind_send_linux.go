@@ -97,7 +97,7 @@ func (b *udpBind) sendBatch(s *sendState, sock *udpSocket, e *udpEndpoint, bufs 
 		case withoutOffload:
 			segment = false
 			if sock.gso.Swap(false) {
-				b.log.Info("UDP segmentation offload disabled: the network device cannot checksum", "local", sock.conn.LocalAddr().String())
+				b.log.Info("UDP segmentation offload disabled: the network device cannot checksum", keyLocal, sock.conn.LocalAddr().String())
 			}
 		case withoutSegments:
 			segment = false

@@ -54,6 +54,7 @@ type target struct {
 	reason   string // why, as logged
 
 	resolved bool           // there has been an answer
+	addrs    []netip.Addr   // the last one
 	moved    bool           // configured anew: the first answer counts even if the peer is alive elsewhere
 	applied  time.Time      // when the device was last given an endpoint
 	worked   netip.AddrPort // where the last handshake was seen to succeed
@@ -211,15 +212,18 @@ func (e *endpoints) answered(a answer, now time.Time) {
 		a.err = errors.New("the name has no addresses")
 	}
 	if a.err != nil {
-		e.unresolved(t, a.err, now)
-		return
-	}
-	if t.failures > 0 {
+		e.unresolved(t, a.err)
+		if !t.resolved {
+			t.due = now.Add(backoff(t.failures))
+			return
+		}
+		a.addrs = t.addrs // better than to stay where the peer does not answer
+	} else if t.failures > 0 {
 		e.log.Info("endpoint name resolved", keyPeer, t.peer.label(), keyEndpoint, t.peer.Endpoint)
 		t.failures, t.reason = 0, ""
 	}
 	first := !t.resolved
-	t.resolved = true
+	t.resolved, t.addrs = true, a.addrs
 
 	s, err := e.statsOf(t.peer.PublicKey, now)
 	if err != nil {
@@ -255,12 +259,9 @@ func (e *endpoints) set(t *target, to netip.AddrPort, s PeerStats, now time.Time
 	e.log.Info("endpoint set", keyPeer, t.peer.label(), keyEndpoint, to)
 }
 
-// unresolved plans the next attempt. A peer whose name was resolved before is looked up again when it fails again.
-func (e *endpoints) unresolved(t *target, err error, now time.Time) {
+// unresolved notes a failed look-up and says so once per kind of trouble.
+func (e *endpoints) unresolved(t *target, err error) {
 	t.failures++
-	if !t.resolved {
-		t.due = now.Add(backoff(t.failures))
-	}
 	if r := reasonOf(err); r != t.reason {
 		t.reason = r
 		e.log.Warn("endpoint name not resolved, trying again", keyPeer, t.peer.label(), keyEndpoint, t.peer.Endpoint, keyErr, err)

@@ -202,6 +202,18 @@ func TestNextAddressIsTried(t *testing.T) {
 	})
 }
 
+func TestNextAddressIsTriedWithoutDNS(t *testing.T) {
+	inWorld(t, "b.example:2000", 5, func(t *testing.T, w *world) {
+		w.dns.set(nil, "2001:db8::2", "192.0.2.2")
+		w.start(t)
+		time.Sleep(time.Second)
+		w.dns.set(&net.DNSError{Err: "i/o timeout", IsTimeout: true})
+		if took := w.untilPing(t, time.Minute); took > 20*time.Second {
+			t.Errorf("connected after %v", took)
+		}
+	})
+}
+
 func TestLookupsAreApart(t *testing.T) {
 	inWorld(t, "b.example:2000", 5, func(t *testing.T, w *world) {
 		w.dns.set(nil, "192.0.2.99")

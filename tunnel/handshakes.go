@@ -46,7 +46,7 @@ type peerHandshake struct {
 	response   uint32 // key in byResponse while answered is set
 	answered   time.Time
 	rtt        time.Duration
-	tryingFrom time.Time // first initiation since the last success; zero after one
+	tryingFrom time.Time // first of the initiations in a row that brought no success; zero after one
 }
 
 func newHandshakes(self wgkey.Public) *handshakes {
@@ -115,15 +115,15 @@ func (h *handshakes) sentInitiation(msg []byte, endpoint string, now time.Time) 
 	if other := h.byEndpoint[endpoint]; other != nil {
 		h.settleOwn(other)
 	}
+	if p.tryingFrom.IsZero() || now.Sub(p.own.sent) > failAfter { // attempts that belong together are 5 s apart
+		p.tryingFrom = now
+	}
 	p.own = ownInitiation{sent: now, index: senderIndex(msg), lower: bytes.Compare(h.self[:], p.key[:]) < 0}
 	p.message = append(p.message[:0], msg...)
 	p.endpoint = endpoint
 	h.byEndpoint[endpoint] = p
 	h.byOwn[p.own.index] = p
 	h.unanswered.Store(int32(len(h.byEndpoint)))
-	if p.tryingFrom.IsZero() {
-		p.tryingFrom = now
-	}
 	return p.key, now.Sub(p.tryingFrom) >= failAfter
 }
 

@@ -158,13 +158,16 @@ func TestFailingAfterTenSeconds(t *testing.T) {
 			t.Errorf("after %d s of silence: failing is %v", 5*i, got)
 		}
 	}
-	h.gotAnswer(message(typeResponse, 1, 3, peer), at(15100))
-	if try(120_000, 9) {
+	if try(600_000, 4) {
+		t.Error("failing at the first attempt after a long pause")
+	}
+	h.gotAnswer(message(typeResponse, 1, 4, peer), at(600_100))
+	if try(610_000, 9) {
 		t.Error("failing although the last one was answered")
 	}
-	h.sentResponse(message(typeResponse, 40, 1, peer), "x", at(125_000))
-	h.gotTransport(40, at(125_050))
-	if try(240_000, 10) {
+	h.sentResponse(message(typeResponse, 40, 1, peer), "x", at(612_000))
+	h.gotTransport(40, at(612_050))
+	if try(620_000, 10) {
 		t.Error("failing although the peer's own initiation succeeded")
 	}
 }

@@ -18,6 +18,10 @@ const (
 	keyPeer     = "peer"
 	keyEndpoint = "endpoint"
 	keyPort     = "port"
+	keyUsual    = "usual"    // the port that was meant
+	keyLocal    = "local"    // an address of this host
+	keyMark     = "mark"     // of packets (SO_MARK)
+	keyRepeated = "repeated" // how often a line was left out
 	keyErr      = "err"
 )
 
@@ -60,7 +64,7 @@ func (l *lines) errorf(format string, args ...any) {
 	}
 	var attrs []any
 	if skipped > 0 {
-		attrs = []any{"repeated", skipped}
+		attrs = []any{keyRepeated, skipped}
 	}
 	l.log.Warn(fmt.Sprintf(format, args...), attrs...)
 }

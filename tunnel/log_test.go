@@ -3,6 +3,9 @@ package tunnel
 import (
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -62,5 +65,26 @@ func TestSteadyTUNPassesMTUChangesOnly(t *testing.T) {
 	}
 	if len(got) != 1 || got[0] != tun.EventMTUUpdate {
 		t.Errorf("events %v, want one MTU update", got)
+	}
+}
+
+// Attribute keys are an interface to whoever reads logs by machine: they are spelled in one place.
+func TestAttributeKeysAreConstants(t *testing.T) {
+	call := regexp.MustCompile(`log\.(?:Debug|Info|Warn|Error)\("[^"]*", *"`)
+	files, err := filepath.Glob("*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := call.Find(text); m != nil {
+			t.Errorf("%s: %s...: the attribute key is not one of log.go", name, m)
+		}
 	}
 }

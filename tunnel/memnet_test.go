@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
@@ -13,6 +14,16 @@ import (
 
 	"culvert.dev/culvert/internal/wgkey"
 )
+
+var discard = slog.New(slog.DiscardHandler)
+
+func newBufs(n, size int) [][]byte {
+	bufs := make([][]byte, n)
+	for i := range bufs {
+		bufs[i] = make([]byte, size)
+	}
+	return bufs
+}
 
 // memNet carries datagrams between binds of one process. It works in virtual time.
 type memNet struct {

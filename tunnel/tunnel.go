@@ -81,7 +81,6 @@ var errClosed = errors.New("tunnel is closed")
 
 // Tunnel is a WireGuard interface with its peers.
 type Tunnel struct {
-	log    *slog.Logger
 	self   wgkey.Public
 	dev    *device.Device
 	wire   *wire
@@ -121,7 +120,7 @@ func New(dev tun.Device, cfg Config) (*Tunnel, error) {
 		return nil, fmt.Errorf("new tunnel: %w", err)
 	}
 
-	t := &Tunnel{log: cfg.Logger, self: self, shakes: newHandshakes(self), stopped: make(chan struct{})}
+	t := &Tunnel{self: self, shakes: newHandshakes(self), stopped: make(chan struct{})}
 	t.names = newEndpoints(cfg.Logger, cfg.Resolve, t.snapshot, t.applyEndpoint)
 	t.wire = &wire{Bind: cfg.Bind, log: cfg.Logger, shakes: t.shakes, fixed: cfg.ListenPort, ports: portsOf(self), failing: t.names.failing}
 	t.dev = device.NewDevice(steady(dev), t.wire, bridge(cfg.Logger))

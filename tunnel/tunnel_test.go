@@ -167,15 +167,15 @@ func TestPortIsDerivedFromTheKey(t *testing.T) {
 		t.Errorf("PortOf: %d, want 25067", got)
 	}
 	seen := map[uint16]bool{}
-	for range 2000 {
+	for range 300 {
 		p := PortOf(newKey(t).Public())
 		if p < 20000 || p > 32767 {
 			t.Fatalf("port %d is outside the range", p)
 		}
 		seen[p] = true
 	}
-	if len(seen) < 1800 {
-		t.Errorf("2000 keys have %d ports", len(seen))
+	if len(seen) < 280 {
+		t.Errorf("300 keys have %d ports", len(seen))
 	}
 
 	first := startEnd(t, newKey(t))

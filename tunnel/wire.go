@@ -20,13 +20,11 @@ type wire struct {
 	conn.Bind
 	log     *slog.Logger
 	shakes  *handshakes
-	fixed   uint16                    // the port to open; zero: choose
-	ports   []uint16                  // tried in this order when there is a choice
-	failing func(wgkey.Public)        // called for a peer that does not answer; must not block
-	opened  atomic.Pointer[openState] // nil while closed
+	fixed   uint16             // the port to open; zero: choose
+	ports   []uint16           // tried in this order when there is a choice
+	failing func(wgkey.Public) // called for a peer that does not answer; must not block
+	opened  atomic.Uint32      // the port; zero while closed
 }
-
-type openState struct{ port uint16 }
 
 // Open implements conn.Bind. wireguard-go asks for port zero at first, and for the one it got when it opens again.
 func (w *wire) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
@@ -40,7 +38,7 @@ func (w *wire) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	for i, fn := range fns {
 		fns[i] = w.receiver(fn)
 	}
-	w.opened.Store(&openState{actual})
+	w.opened.Store(uint32(actual))
 	return fns, actual, nil
 }
 
@@ -59,7 +57,7 @@ func (w *wire) open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		fns, actual, err := w.Bind.Open(p)
 		if err == nil {
 			if i > 0 {
-				w.log.Warn("listening on another port than usual: the usual one is taken", keyPort, actual, "usual", w.ports[0])
+				w.log.Warn("listening on another port than usual: the usual one is taken", keyPort, actual, keyUsual, w.ports[0])
 			}
 			return fns, actual, nil
 		}
@@ -76,17 +74,12 @@ func (w *wire) open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 
 // Close implements conn.Bind.
 func (w *wire) Close() error {
-	w.opened.Store(nil)
+	w.opened.Store(0)
 	return w.Bind.Close()
 }
 
 // port returns the port that is open, zero if none is.
-func (w *wire) port() uint16 {
-	if o := w.opened.Load(); o != nil {
-		return o.port
-	}
-	return 0
-}
+func (w *wire) port() uint16 { return uint16(w.opened.Load()) }
 
 // receiver wraps a ReceiveFunc. This is where what shares the socket with WireGuard is told apart.
 func (w *wire) receiver(recv conn.ReceiveFunc) conn.ReceiveFunc {
