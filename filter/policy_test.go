@@ -93,6 +93,19 @@ func TestPeerOf(t *testing.T) {
 	}
 }
 
+func TestIsDefault(t *testing.T) {
+	for _, p := range parsePrefixes([]string{"0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "::/0", "8000::/1", "2000::/3"}) {
+		if !isDefault(p) {
+			t.Errorf("%s stands for the internet", p)
+		}
+	}
+	for _, p := range parsePrefixes([]string{"64.0.0.0/2", "10.0.0.0/8", "2000::/4", "fc00::/7", "::ffff:0:0/96"}) {
+		if isDefault(p) {
+			t.Errorf("%s is somebody's", p)
+		}
+	}
+}
+
 // large is a mesh of 5,000 routes.
 func large() Config {
 	cfg := fixture()

@@ -11,23 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// read asks rtnetlink, and /proc/net for what that refuses. Networks of interfaces without the routes are accepted: they
-// are most of what there is to know.
 func read() (*collection, error) {
 	var c collection
-	addrErr := c.netlinkAddrs()
-	var routeErr error
-	if addrErr == nil {
-		routeErr = c.netlinkRoutes()
+	err := firstOf(c.netlinkAddrs, c.netlinkRoutes, func() error { return c.procAll("/proc/net") })
+	return &c, err
+}
+
+// firstOf asks rtnetlink, and /proc/net for what that refuses. Networks of interfaces without the routes are accepted: they
+// are most of what there is to know.
+func firstOf(netlinkAddrs, netlinkRoutes, proc func() error) error {
+	addrErr := netlinkAddrs()
+	if addrErr == nil && netlinkRoutes() == nil {
+		return nil
 	}
-	if addrErr == nil && routeErr == nil {
-		return &c, nil
+	if procErr := proc(); addrErr != nil && procErr != nil {
+		return fmt.Errorf("read host addresses: rtnetlink: %w; /proc/net: %w", addrErr, procErr)
 	}
-	procErr := c.procAll("/proc/net")
-	if addrErr != nil && procErr != nil {
-		return nil, fmt.Errorf("read host addresses: rtnetlink: %w; %w", addrErr, procErr)
-	}
-	return &c, nil
+	return nil
 }
 
 // netlinkAddrs collects the addresses of all interfaces.
@@ -68,14 +68,11 @@ func (c *collection) netlinkRoutes() error {
 	}
 	return dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, unix.SizeofRtMsg, func(m syscall.NetlinkMessage, attrs []syscall.NetlinkRouteAttr) {
 		// struct rtmsg: family, destination length, source length, tos, table, protocol, scope, type, flags
-		family, bits, kind := m.Data[0], int(m.Data[1]), m.Data[7]
+		bits, kind := int(m.Data[1]), m.Data[7]
 		if binary.NativeEndian.Uint32(m.Data[8:])&unix.RTM_F_CLONED != 0 {
 			return
 		}
-		dst := netip.IPv6Unspecified() // a default route has no destination attribute
-		if family == unix.AF_INET {
-			dst = netip.IPv4Unspecified()
-		}
+		var dst netip.Addr // stays invalid for a default route, which is no local network
 		gateway, lo := false, false
 		for _, a := range attrs {
 			switch a.Attr.Type {

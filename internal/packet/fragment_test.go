@@ -48,6 +48,8 @@ func TestFragmenterFillsTheMTU(t *testing.T) {
 		{"one byte too long, IPv4", ip4(a4, b4, 17, nil, 7, 0, udp(a4, b4, pattern(101))), 128, []int{124, 25}},
 		{"fits, IPv6", ip6(a6, b6, 17, nil, udp(a6, b6, pattern(1232))), 1280, []int{1280}},
 		{"one byte too long, IPv6", ip6(a6, b6, 17, nil, udp(a6, b6, pattern(1233))), 1280, []int{1280, 57}},
+		{"smallest fragments, IPv4", ip4(a4, b4, 17, nil, 7, 0, udp(a4, b4, pattern(17-8))), 28, []int{28, 28, 21}},
+		{"smallest fragments, IPv6", ip6(a6, b6, 17, nil, udp(a6, b6, pattern(17-8))), 56, []int{56, 56, 49}},
 		{"last one exactly full, IPv4", ip4(a4, b4, 17, nil, 7, 0, udp(a4, b4, pattern(200-8))), 120, []int{116, 116, 28}},
 	} {
 		var sizes []int

@@ -146,9 +146,16 @@ func TestNoICMPErrorWhereNoneMayBeSent(t *testing.T) {
 		len(AppendICMPError(nil, p4, netip.Addr{}, Prohibited(4))) != 0 || len(AppendICMPError(nil, p6, netip.Addr{}, Prohibited(6))) != 0 {
 		t.Error("an error crosses families")
 	}
-	// RFC 4443 section 2.4 (e.3) excepts packet-too-big, so that multicast path MTU discovery works.
+	// RFC 4443 section 2.4 (e.3) excepts packet-too-big, so that multicast path MTU discovery works, and the report of an
+	// option that must be understood.
 	p := must(t, to6("ff0e::1"))
 	verify(t, AppendICMPError(nil, p, router6, TooBig(6, 1280)))
+	verify(t, AppendICMPError(nil, p, router6, ICMP{Type: 4, Code: 2}))
+	for _, e := range []ICMP{{Type: 4, Code: 0}, {Type: 3}, {Type: 1, Code: 2}} {
+		if got := AppendICMPError(nil, p, router6, e); got != nil {
+			t.Errorf("error %d/%d about a multicast packet", e.Type, e.Code)
+		}
+	}
 }
 
 func TestICMPErrorWithRebuiltQuote(t *testing.T) {

@@ -17,8 +17,12 @@ const (
 	defaultReassemblyTimeout = 30 * time.Second // RFC 1122 section 3.3.2 and RFC 8200 section 4.5 allow 60
 )
 
-// fragmentCost is what one stored fragment takes beside its bytes. Counting it keeps a flood of tiny ones in bounds.
-const fragmentCost = 64
+// What a datagram and each of its fragments take beside the bytes, roughly. Counting it keeps a flood of tiny ones in
+// bounds.
+const (
+	datagramCost = 512
+	fragmentCost = 64
+)
 
 // maxFragments bounds one datagram: 64 KiB at the smallest IPv4 MTU of 68 bytes need 1,365.
 const maxFragments = 1400
@@ -173,7 +177,7 @@ func (r *Reassembler) datagramLocked(k datagramKey, now time.Time) *datagram {
 	if r.perPeer[k.peer] >= r.cfg.MaxPerPeer || len(r.table) >= r.cfg.MaxDatagrams {
 		r.evictLocked(k.peer, nil)
 	}
-	d := &datagram{key: k, expire: now.Add(r.cfg.Timeout), total: -1, cost: fragmentCost}
+	d := &datagram{key: k, expire: now.Add(r.cfg.Timeout), total: -1, cost: datagramCost}
 	r.bytes += d.cost
 	r.table[k] = r.byAge.PushBack(d)
 	r.perPeer[k.peer]++
@@ -224,8 +228,8 @@ func (r *Reassembler) removeLocked(e *list.Element) {
 
 // discardLocked frees what d holds but remembers why.
 func (r *Reassembler) discardLocked(d *datagram, why Fault) Fault {
-	r.bytes -= d.cost - fragmentCost
-	d.header, d.parts, d.size, d.cost, d.dead = nil, nil, 0, fragmentCost, why
+	r.bytes -= d.cost - datagramCost
+	d.header, d.parts, d.size, d.cost, d.dead = nil, nil, 0, datagramCost, why
 	return why
 }
 

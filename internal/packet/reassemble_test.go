@@ -76,8 +76,8 @@ func TestFragmentThenReassembleRandomly(t *testing.T) {
 			}
 			verify(t, whole)
 		}
-		if n, held := re.Held(); n != 0 || held != 0 {
-			t.Fatalf("%d datagrams, %d bytes are left over", n, held)
+		if n, held := re.Held(); n != 0 || held != 0 || len(re.perPeer) != 0 || re.byAge.Len() != 0 {
+			t.Fatalf("%d datagrams, %d bytes, %d peers are left over", n, held, len(re.perPeer))
 		}
 	}
 }
@@ -142,7 +142,7 @@ func TestReassemblerRefusesOverlap(t *testing.T) {
 				t.Errorf("%s: afterwards: %d bytes, %v", r.name, len(whole), f)
 			}
 		}
-		if n, held := re.Held(); n != 1 || held > 100 {
+		if n, held := re.Held(); n != 1 || held != datagramCost {
 			t.Errorf("%s: %d datagrams, %d bytes held", r.name, n, held)
 		}
 		// After the timeout the identification may be used again.
@@ -187,16 +187,35 @@ func TestReassemblerTellsDatagramsApart(t *testing.T) {
 	}
 }
 
-func TestReassemblerTooLong(t *testing.T) {
-	re := NewReassembler(ReassemblerConfig{})
+func TestReassemblerLongestDatagram(t *testing.T) {
 	// 20 bytes of options leave no room for what the offsets still allow.
 	first := ip4(a4, b4, 17, append(make([]byte, 19), 0), 9, flagMF4, cat(be16(1), be16(2), be16(65535), be16(0), make([]byte, 32752)))
-	re.Add(must(t, first), start)
-	if whole, f := re.Add(must(t, ip4(a4, b4, 17, nil, 9, 4095, make([]byte, 32768))), start); whole != nil || f != FaultBadFragment {
-		t.Errorf("%d bytes, %v", len(whole), f)
-	}
-	if n, held := re.Held(); n != 0 || held != 0 {
-		t.Errorf("%d datagrams, %d bytes are left over", n, held)
+	last4 := func(n int) []byte { return ip4(a4, b4, 17, nil, 9, 4095, make([]byte, n)) }
+	options := opt6(60, 0)
+	first6 := ip6(a6, b6, 17, []ext{options, frag6(0, true, 9)}, cat(be16(1), be16(2), be16(65527), be16(0), make([]byte, 32752)))
+	last6 := func(n int) []byte { return ip6(a6, b6, 17, []ext{options, frag6(32760, false, 9)}, make([]byte, n)) }
+	for _, r := range []struct {
+		name        string
+		first, last []byte
+		size        int // of the datagram, or 0
+	}{
+		{"IPv4 total of 65535", first, last4(65535 - 40 - 32760), 65535},
+		{"IPv4 total of 65536", first, last4(65536 - 40 - 32760), 0},
+		{"IPv6 payload of 65535", first6, last6(65535 - 8 - 32760), 65575},
+		{"IPv6 payload of 65536", first6, last6(65536 - 8 - 32760), 0},
+	} {
+		re := NewReassembler(ReassemblerConfig{})
+		re.Add(must(t, r.first), start)
+		want := FaultNone
+		if r.size == 0 {
+			want = FaultBadFragment
+		}
+		if whole, f := re.Add(must(t, r.last), start); len(whole) != r.size || f != want {
+			t.Errorf("%s: %d bytes, %v", r.name, len(whole), f)
+		}
+		if n, held := re.Held(); n != 0 || held != 0 {
+			t.Errorf("%s: %d datagrams, %d bytes are left over", r.name, n, held)
+		}
 	}
 }
 
@@ -274,13 +293,33 @@ func TestReassemblerByteLimit(t *testing.T) {
 	if limited == 0 {
 		t.Error("nobody was told")
 	}
+	// A new datagram pushes out the peer's older ones, and another peer's when there are none.
+	re = NewReassembler(ReassemblerConfig{MaxBytes: 10_000})
+	for id := range uint32(20) {
+		_, frags := udpFrags4(t, 5000, 1024, id)
+		for _, b := range frags[:3] {
+			if _, f := re.Add(fragOf(t, b, 1), start); f != FaultNone {
+				t.Fatalf("datagram %d: %v", id, f)
+			}
+		}
+	}
+	if n, held := re.Held(); n != 2 || held != 2*datagramCost+6*(1024+fragmentCost)+2*20 {
+		t.Errorf("%d datagrams, %d bytes held", n, held)
+	}
+	whole, frags = udpFrags4(t, 7000, 1024, 100)
+	for i, b := range frags {
+		w, f := re.Add(fragOf(t, b, 2), start)
+		if f != FaultNone || i == len(frags)-1 && !bytes.Equal(w, whole) {
+			t.Fatalf("another peer's fragment %d: %d bytes, %v", i, len(w), f)
+		}
+	}
 	// Fragments without much data count for what they really take.
 	re = NewReassembler(ReassemblerConfig{})
 	for i := range 8000 {
 		b := ip4(a4, b4, 17, nil, 1, uint16(i+1)|flagMF4, make([]byte, 8))
 		re.Add(fragOf(t, b, 1), start)
 	}
-	if _, held := re.Held(); held > 200 {
+	if _, held := re.Held(); held != datagramCost {
 		t.Errorf("8,000 tiny fragments of one datagram hold %d bytes", held)
 	}
 }
