@@ -63,14 +63,10 @@ func (n *Node) policyLocked(conf *config.Config) (*filter.Policy, error) {
 	return filter.New(c)
 }
 
-// mayLearn reports whether a peer may be told an address: one that it may reach, or this node's own.
+// mayLearn reports whether a peer may be told an address: one that it may reach, or this node's own. The two need not be of
+// one family.
 func mayLearn(p *filter.Policy, client, answer netip.Addr) bool {
-	k := packet.Key{Src: client.As16(), Dst: answer.As16(), DstPort: 443, Proto: packet.ProtoTCP, V: 4}
-	if answer.Is6() {
-		k.V = 6
-	}
-	k.Peer = p.PeerOf(client)
-	d := p.Decide(k.Peer, &k)
+	d := p.DecideTo(p.PeerOf(client), packet.ProtoTCP, netip.AddrPortFrom(answer, 443))
 	return d.Action == filter.Accept || d.Where == filter.Self
 }
 
