@@ -54,9 +54,9 @@ func (n *Net) admit(b *batch, p *packet.Packet) *nat.Flow {
 	case p.Proto == packet.ProtoTCP:
 		f.Owner = &tcpFlow{n: n, flow: f, ttl: p.TTL, isn: p.Seq}
 	case p.Proto == packet.ProtoUDP:
-		return n.admitUDP(b, p, f)
+		return n.admitMapped(b, p, f, n.openUDP)
 	case isEchoRequest(p):
-		return n.admitPing(b, p, f)
+		return n.admitMapped(b, p, f, n.openPing)
 	default:
 		if p.Proto == packet.ProtoICMPv4 || p.Proto == packet.ProtoICMPv6 {
 			n.counters.drop(dropICMPOther)
@@ -118,10 +118,8 @@ func (n *Net) flowEnded(f *nat.Flow, why nat.End) {
 	switch o := f.Owner.(type) {
 	case *tcpFlow:
 		o.abort()
-	case *udpMapping:
-		o.flowGone(f)
-	case *pingMapping:
-		o.flowGone(f)
+	case carrier:
+		o.base().flowGone(f)
 	}
 }
 

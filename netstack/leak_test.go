@@ -33,6 +33,15 @@ func settle(want int, f func() int) int {
 	return got
 }
 
+// counted returns how many sockets and mappings the node believes it has.
+func counted(n *Net) (sockets, mappings int) {
+	n.sockets.mu.Lock()
+	defer n.sockets.mu.Unlock()
+	n.mappings.mu.Lock()
+	defer n.mappings.mu.Unlock()
+	return n.sockets.used, len(n.mappings.all)
+}
+
 func TestFlowsLeaveNothingBehind(t *testing.T) {
 	host := hostAddr(t)
 	to := listen(t, host, func(c *net.TCPConn) {
@@ -93,8 +102,8 @@ func TestFlowsLeaveNothingBehind(t *testing.T) {
 	if got := settle(0, n.table.Len); got > 0 {
 		t.Errorf("%d flows left", got)
 	}
-	if n.sockets.used != 0 || len(n.mappings.all) != 0 {
-		t.Errorf("%d sockets and %d mappings are still counted", n.sockets.used, len(n.mappings.all))
+	if sockets, mappings := counted(n); sockets != 0 || mappings != 0 {
+		t.Errorf("%d sockets and %d mappings are still counted", sockets, mappings)
 	}
 }
 
@@ -112,8 +121,8 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	}
 	n.Close()
 	n.Close()
-	if n.table.Len() != 0 || n.sockets.used != 0 {
-		t.Errorf("%d flows and %d sockets after Close", n.table.Len(), n.sockets.used)
+	if sockets, mappings := counted(n); n.table.Len() != 0 || sockets != 0 || mappings != 0 {
+		t.Errorf("%d flows, %d sockets and %d mappings after Close", n.table.Len(), sockets, mappings)
 	}
 	// The listener, the peer's stack with its connections and timers, and the test's sockets are still there.
 	if got := settle(goroutines+12, runtime.NumGoroutine); got > goroutines+12 {
@@ -137,10 +146,7 @@ func TestPeerAtItsSocketLimit(t *testing.T) {
 	for i := range 100 { // nobody answers these; the newest is always served, at the cost of the oldest
 		w.send(udpPacket(ap(peerV4, uint16(2000+i)), ap(echo.Addr(), 9), 64, []byte("x")))
 	}
-	n.sockets.mu.Lock()
-	used := n.sockets.used
-	n.sockets.mu.Unlock()
-	if used != 20 || n.Flows().UDP != 20 {
+	if used, _ := counted(n); used != 20 || n.Flows().UDP != 20 {
 		t.Errorf("%d sockets, %+v", used, n.Flows())
 	}
 	k := ap(peerV4, 2099)

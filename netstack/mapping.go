@@ -18,46 +18,83 @@ type mapKey struct {
 	v     uint8
 }
 
-func mapKeyOf(k *packet.Key) mapKey { return mapKey{k.Src, k.Peer, k.SrcPort, k.Proto, k.V} }
+func mapKeyOf(k *packet.Key) mapKey {
+	return mapKey{src: k.Src, peer: k.Peer, port: k.SrcPort, proto: k.Proto, v: k.V}
+}
+
+// carrier is a mapping of either kind.
+type carrier interface{ base() *mapping }
 
 // mappings are the live ones.
 type mappings struct {
 	mu  sync.Mutex // guards the following
-	all map[mapKey]any
+	all map[mapKey]carrier
 }
 
-func (m *mappings) init() { m.all = make(map[mapKey]any) }
+func (m *mappings) init() { m.all = make(map[mapKey]carrier) }
 
-func (m *mappings) get(k mapKey) any {
+func (m *mappings) get(k mapKey) carrier {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.all[k]
 }
 
-func (m *mappings) put(k mapKey, v any) {
+func (m *mappings) put(c carrier) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.all[k] = v
+	m.all[c.base().key] = c
 }
 
-// drop forgets v, unless another mapping has taken its place.
-func (m *mappings) drop(k mapKey, v any) {
+// drop forgets a mapping, unless another has taken its place.
+func (m *mappings) drop(gone *mapping) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.all[k] == v {
-		delete(m.all, k)
+	if c := m.all[gone.key]; c != nil && c.base() == gone {
+		delete(m.all, gone.key)
 	}
 }
 
 // mapping is what UDP and echo mappings have in common: the flows that use it and whom the peer has written to.
 type mapping struct {
-	n   *Net
-	key mapKey
+	n    *Net
+	key  mapKey
+	sock interface{ Close() }
 
 	mu      sync.Mutex // guards the following
 	flows   int
 	remotes map[netip.Addr]int // flows to each address: the address-dependent filter of RFC 4787 section 5
 	closed  bool
+}
+
+func (m *mapping) init(n *Net, key mapKey) {
+	m.n, m.key, m.remotes = n, key, make(map[netip.Addr]int, 1)
+}
+
+func (m *mapping) base() *mapping { return m }
+
+// admitMapped gives a new flow its mapping, which open makes if this is the first flow of its source, and enters it. It returns
+// nil when there is no room; open has dealt with the packet when it returns nil.
+func (n *Net) admitMapped(b *batch, p *packet.Packet, f *nat.Flow, open func(*packet.Packet, mapKey) carrier) *nat.Flow {
+	key, dst := mapKeyOf(&p.Key), p.DstAddr()
+	c := n.mappings.get(key)
+	if c == nil || !c.base().attach(dst) {
+		if !n.sockets.acquire(p.Peer, n.table) {
+			n.counters.drop(dropSocketLimit)
+			return nil
+		}
+		if c = open(p, key); c == nil {
+			n.sockets.release(p.Peer)
+			return nil
+		}
+		c.base().attach(dst)
+		n.mappings.put(c)
+	}
+	f.Owner = c
+	if n.insert(b, f) == nil {
+		c.base().flowGone(f)
+		return nil
+	}
+	return f
 }
 
 // attach counts a new flow to addr; it reports false when the mapping has closed meanwhile.
@@ -72,18 +109,22 @@ func (m *mapping) attach(addr netip.Addr) bool {
 	return true
 }
 
-// detach takes a flow to addr away. It reports true for the last one: the mapping is closed now.
-func (m *mapping) detach(addr netip.Addr) bool {
+// flowGone is told that a flow of the mapping has ended; with the last one the mapping ends too.
+func (m *mapping) flowGone(f *nat.Flow) {
+	addr := f.Key.DstAddr()
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.flows--
 	if m.remotes[addr]--; m.remotes[addr] == 0 {
 		delete(m.remotes, addr)
 	}
-	if m.flows == 0 {
-		m.closed = true
+	m.closed = m.flows == 0
+	last := m.closed
+	m.mu.Unlock()
+	if last {
+		m.n.mappings.drop(m)
+		m.sock.Close()
+		m.n.sockets.release(m.key.peer)
 	}
-	return m.closed
 }
 
 // solicited reports whether the peer has a flow to addr.

@@ -7,7 +7,6 @@ import (
 	"syscall"
 
 	"culvert.dev/culvert/internal/packet"
-	"culvert.dev/culvert/nat"
 	"culvert.dev/culvert/netstack/hostsock"
 )
 
@@ -17,72 +16,41 @@ const icmpHeader = 8
 // kernel gives them an identifier of its own (RFC 5508 section 3). It is the socket's Receiver.
 type pingMapping struct {
 	mapping
-	sock *hostsock.Ping
+	ping *hostsock.Ping
 	end  netip.Addr // the inner address
 }
 
-// admitPing opens the flow of an echo request, and the mapping under it if this is the first with its identifier.
-func (n *Net) admitPing(b *batch, p *packet.Packet, f *nat.Flow) *nat.Flow {
-	mk := mapKeyOf(&p.Key)
-	m, _ := n.mappings.get(mk).(*pingMapping)
-	dst := p.DstAddr()
-	if m == nil || !m.attach(dst) {
-		if m = n.openPing(p, mk); m == nil || !m.attach(dst) {
-			return nil
-		}
-	}
-	f.Owner = m
-	if n.insert(b, f) == nil {
-		m.flowGone(f)
-		return nil
-	}
-	return f
-}
-
-func (n *Net) openPing(p *packet.Packet, mk mapKey) *pingMapping {
-	if !n.sockets.acquire(p.Peer, n.table) {
-		n.counters.drop(dropSocketLimit)
-		return nil
-	}
-	m := &pingMapping{mapping: mapping{n: n, key: mk, remotes: make(map[netip.Addr]int, 1)}, end: p.SrcAddr()}
+// openPing makes the mapping of an echo identifier. Where the host forbids ping sockets the peer is told so.
+func (n *Net) openPing(p *packet.Packet, key mapKey) carrier {
+	m := &pingMapping{end: p.SrcAddr()}
+	m.init(n, key)
 	sock, err := n.poller.OpenPing(p.V, m)
-	if err != nil {
-		n.sockets.release(p.Peer)
-		if errors.Is(err, hostsock.ErrPingForbidden) {
-			n.counters.drop(dropEchoForbidden)
-			n.answerICMP(p, packet.Prohibited(p.V))
-		} else {
-			n.counters.drop(dropSocketLimit)
-			n.log.Debug("open ping socket", "err", err)
-		}
+	switch {
+	case errors.Is(err, hostsock.ErrPingForbidden):
+		n.counters.drop(dropEchoForbidden)
+		n.answerICMP(p, packet.Prohibited(p.V))
+		return nil
+	case err != nil:
+		n.counters.drop(dropSocketLimit)
+		n.log.Debug("open ping socket", "err", err)
 		return nil
 	}
-	m.sock = sock
-	n.mappings.put(mk, m)
+	m.sock, m.ping = sock, sock
 	return m
-}
-
-// flowGone is told that a flow of the mapping has ended; the last one closes it.
-func (m *pingMapping) flowGone(f *nat.Flow) {
-	if m.detach(f.Key.DstAddr()) {
-		m.n.mappings.drop(m.key, m)
-		m.sock.Close()
-		m.n.sockets.release(m.key.peer)
-	}
 }
 
 // send passes one echo request on.
 func (m *pingMapping) send(p *packet.Packet) {
 	n := m.n
 	seq := binary.BigEndian.Uint16(p.Buf[p.L4+6:])
-	err := m.sock.Send(p.DstAddr(), seq, p.Buf[p.Data:], p.TTL-1, p.DF)
+	err := m.ping.Send(p.DstAddr(), seq, p.Buf[p.Data:], p.TTL-1, p.DF)
 	var errno syscall.Errno
 	switch {
 	case err == nil:
 	case errors.Is(err, syscall.EMSGSIZE):
 		n.counters.drop(dropTooBig)
 		if n.mayAnswer(p) { // asked first: finding the MTU costs a socket
-			if mtu := m.sock.MTUTo(p.DstAddr()); mtu > 0 && mtu < len(p.Buf) {
+			if mtu := m.ping.MTUTo(p.DstAddr()); mtu > 0 && mtu < len(p.Buf) {
 				n.sendICMP(p, packet.TooBig(p.V, mtu))
 			}
 		}

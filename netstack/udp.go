@@ -6,7 +6,6 @@ import (
 	"syscall"
 
 	"culvert.dev/culvert/internal/packet"
-	"culvert.dev/culvert/nat"
 	"culvert.dev/culvert/netstack/hostsock"
 )
 
@@ -15,61 +14,29 @@ const udpHeader = 8
 // udpMapping carries all UDP of one inner address and port through one host socket. It is the socket's Receiver.
 type udpMapping struct {
 	mapping
-	sock *hostsock.UDP
-	end  netip.AddrPort // the inner address and port
-}
-
-// admitUDP opens a flow, and the mapping under it if this is the first of its source.
-func (n *Net) admitUDP(b *batch, p *packet.Packet, f *nat.Flow) *nat.Flow {
-	mk := mapKeyOf(&p.Key)
-	m, _ := n.mappings.get(mk).(*udpMapping)
-	dst := p.DstAddr()
-	if m == nil || !m.attach(dst) {
-		if m = n.openUDP(p, mk); m == nil || !m.attach(dst) {
-			return nil
-		}
-	}
-	f.Owner = m
-	if n.insert(b, f) == nil {
-		m.flowGone(f)
-		return nil
-	}
-	return f
+	udp *hostsock.UDP
+	end netip.AddrPort // the inner address and port
 }
 
 // openUDP makes the mapping of a source, on the same port on the host if that is free (RFC 4787 section 4.2.1).
-func (n *Net) openUDP(p *packet.Packet, mk mapKey) *udpMapping {
-	if !n.sockets.acquire(p.Peer, n.table) {
-		n.counters.drop(dropSocketLimit)
-		return nil
-	}
-	m := &udpMapping{mapping: mapping{n: n, key: mk, remotes: make(map[netip.Addr]int, 1)}, end: p.SrcAddrPort()}
+func (n *Net) openUDP(p *packet.Packet, key mapKey) carrier {
+	m := &udpMapping{end: p.SrcAddrPort()}
+	m.init(n, key)
 	sock, err := n.poller.OpenUDP(p.V, p.SrcPort, m)
 	if err != nil {
-		n.sockets.release(p.Peer)
 		n.counters.drop(dropSocketLimit)
 		n.log.Debug("open udp socket", "err", err)
 		return nil
 	}
-	m.sock = sock
-	n.mappings.put(mk, m)
+	m.sock, m.udp = sock, sock
 	return m
-}
-
-// flowGone is told that a flow of the mapping has ended; the last one closes it.
-func (m *udpMapping) flowGone(f *nat.Flow) {
-	if m.detach(f.Key.DstAddr()) {
-		m.n.mappings.drop(m.key, m)
-		m.sock.Close()
-		m.n.sockets.release(m.key.peer)
-	}
 }
 
 // send gives datagrams of one batch to the host's kernel, in order, and answers for those that it refuses. pkts are the
 // packets they came in.
 func (m *udpMapping) send(out []hostsock.Datagram, pkts [][]byte, df bool) {
-	m.sock.SetDF(df)
-	sent, _ := m.sock.Send(out)
+	m.udp.SetDF(df)
+	sent, _ := m.udp.Send(out)
 	if sent == len(out) {
 		return
 	}
@@ -93,7 +60,7 @@ func (m *udpMapping) refused(pkt []byte, to netip.Addr, errno syscall.Errno) {
 		if !n.mayAnswer(&p) { // asked first: finding the MTU costs a socket
 			return
 		}
-		if mtu := m.sock.MTUTo(to); mtu > 0 && mtu < len(pkt) {
+		if mtu := m.udp.MTUTo(to); mtu > 0 && mtu < len(pkt) {
 			n.sendICMP(&p, packet.TooBig(p.V, mtu))
 		}
 		return
