@@ -1,6 +1,9 @@
 package netstack
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // gate counts goroutines that others start, so that Close can wait for them and no new one gets in.
 type gate struct {
@@ -22,10 +25,22 @@ func (g *gate) enter() bool {
 
 func (g *gate) leave() { g.wg.Done() }
 
-// close lets nobody in any more and waits until all have left.
-func (g *gate) close() {
+// close lets nobody in any more and waits until all have left. While they stay it calls hurry, now and again.
+func (g *gate) close(hurry func()) {
 	g.mu.Lock()
 	g.closed = true
 	g.mu.Unlock()
-	g.wg.Wait()
+	empty := make(chan struct{})
+	go func() {
+		g.wg.Wait()
+		close(empty)
+	}()
+	for {
+		hurry()
+		select {
+		case <-empty:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }

@@ -134,6 +134,21 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+func TestCloseDoesNotWaitForAPeersHandshake(t *testing.T) {
+	accepted := make(chan struct{}, 1)
+	to := listen(t, hostAddr(t), func(c *net.TCPConn) { accepted <- struct{}{} })
+	n := newTestNet(t, testPolicy(t, nil))
+	w := newWire(n)
+	w.send(tcpPacket(ap(peerV4, 5), to, tcpSYN, 100, 0)) // and never an ACK
+	<-accepted
+	time.Sleep(20 * time.Millisecond)
+	began := time.Now()
+	n.Close()
+	if d := time.Since(began); d > 2*time.Second {
+		t.Errorf("Close took %v", d)
+	}
+}
+
 func TestPeerAtItsSocketLimit(t *testing.T) {
 	host := hostAddr(t)
 	echo := echoUDP(t, host)

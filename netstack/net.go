@@ -235,10 +235,17 @@ func (n *Net) Close() {
 		n.cancel()
 		n.closeDevice()
 		n.table.Close()
-		n.running.close()
+		n.running.close(n.abortEndpoints)
 		n.poller.Close()
 		n.stack.Destroy()
 	})
+}
+
+// abortEndpoints ends what no flow can: handshakes that wait for a peer.
+func (n *Net) abortEndpoints() {
+	for _, e := range n.stack.RegisteredEndpoints() {
+		e.Abort()
+	}
 }
 
 // closeDevice wakes WireGuard's reader and everybody who waits to write to it.

@@ -25,6 +25,9 @@ const (
 
 	// An exit's side of a closed connection need not linger for 2 MSL: the tunnel reorders little, and peers reuse ports.
 	tcpTimeWait = 5 * time.Second
+
+	// A peer that does not complete its handshake holds a socket of the host; with this many repetitions for 31 s.
+	tcpSynRetries = 4
 )
 
 // newStack builds the gVisor stack that terminates the peers' TCP and serves the node's own addresses. Packets for any
@@ -47,6 +50,7 @@ func newStack(l *link, self []netip.Addr) (*stack.Stack, error) {
 		tcpOption(s, "send buffer", &tcpip.TCPSendBufferSizeRangeOption{Min: tcpMinBuffer, Default: tcpDefaultBuffer, Max: tcpMaxBuffer}),
 		tcpOption(s, "receive buffer tuning", new(tcpip.TCPModerateReceiveBufferOption(true))),
 		tcpOption(s, "time wait", new(tcpip.TCPTimeWaitTimeoutOption(tcpTimeWait))),
+		tcpOption(s, "SYN retries", new(tcpip.TCPSynRetriesOption(tcpSynRetries))),
 		stackError("create interface", s.CreateNIC(nic, l)),
 		stackError("promiscuous mode", s.SetPromiscuousMode(nic, true)),
 		stackError("spoofing", s.SetSpoofing(nic, true)),
