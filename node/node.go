@@ -19,10 +19,12 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"culvert.dev/culvert/internal/config"
 	"culvert.dev/culvert/internal/control"
+	"culvert.dev/culvert/internal/dns"
 	"culvert.dev/culvert/internal/hostnet"
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/netstack"
@@ -49,17 +51,20 @@ type Node struct {
 	control *control.Server
 	socket  *control.Listener
 	paths   pathLog
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	done    chan struct{}
-	stop    sync.Once
+	dns     *dns.Server
+
+	upstreams atomic.Pointer[[]netip.AddrPort] // of dns; empty: the host's
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	done   chan struct{}
+	stop   sync.Once
 
 	mu   sync.Mutex // guards the following; held while a configuration is applied
 	conf *config.Config
 	ids  peerIDs
 	host hostnet.Snapshot
-	dns  *resolver
 }
 
 // identity is what a reload cannot change, since peers and flows depend on it.
@@ -124,7 +129,8 @@ func (n *Node) start() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := n.startDNSLocked(n.conf); err != nil {
+	n.setUpstreams(n.conf.Exit.DNS)
+	if err := n.startDNS(); err != nil {
 		return err
 	}
 	if n.cfg.Socket != "" {
@@ -201,9 +207,7 @@ func (n *Node) Reload() error {
 		return err
 	}
 	n.net.SetPolicy(policy)
-	if err := n.restartDNSLocked(conf); err != nil {
-		n.log.Error("restart the resolver", "err", err)
-	}
+	n.setUpstreams(conf.Exit.DNS)
 	n.conf = conf
 	n.warn(conf)
 	n.log.Info("configuration reloaded", "file", n.cfg.File, "peers", len(conf.Peers))
@@ -255,9 +259,9 @@ func (n *Node) Close() error {
 			n.control.Shutdown(ctx)
 			cancel()
 		}
-		n.mu.Lock()
-		n.stopDNSLocked()
-		n.mu.Unlock()
+		if n.dns != nil {
+			n.dns.Close()
+		}
 		if n.net != nil && n.tunnel != nil {
 			n.net.Reset()
 			time.Sleep(resetTime)

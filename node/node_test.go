@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -11,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"culvert.dev/culvert/filter"
 	"culvert.dev/culvert/internal/control"
+	"culvert.dev/culvert/internal/packet"
 	"culvert.dev/culvert/internal/wgkey"
 )
 
@@ -142,23 +145,30 @@ func TestReloadAppliesOrChangesNothing(t *testing.T) {
 }
 
 func TestResolverFollowsTheConfiguration(t *testing.T) {
-	a := newSide(t, "100.70.5.1")
-	n := start(t, a.write(t), "")
-	if n.dns == nil {
-		t.Fatal("no resolver by default")
+	a, b := newSide(t, "100.70.5.1"), newSide(t, "100.70.5.2")
+	peer := b.asPeer("bob", "AllowRouting = yes")
+	n := start(t, a.write(t, peer), "")
+	served := func() bool {
+		to := netip.MustParseAddrPort(a.addr + ":53")
+		return n.net.Policy().DecideTo(1, packet.ProtoUDP, to).Action == filter.Accept &&
+			n.net.Policy().DecideTo(1, packet.ProtoTCP, to).Action == filter.Accept
 	}
-	first := n.dns
-	a.write(t, "[Exit]\nDNS = 127.0.0.1:5353")
-	if err := n.Reload(); err != nil || n.dns == first || n.dns == nil {
-		t.Errorf("another resolver: %v", err)
+	if !served() || len(*n.upstreams.Load()) != 0 {
+		t.Error("by default the host's resolver is not served")
 	}
-	a.write(t, "[Exit]\nDNS = off")
-	if err := n.Reload(); err != nil || n.dns != nil {
-		t.Errorf("switched off: %v", err)
-	}
-	a.write(t)
-	if err := n.Reload(); err != nil || n.dns == nil {
-		t.Errorf("switched on again: %v", err)
+	for _, c := range []struct {
+		text      string
+		served    bool
+		upstreams string
+	}{
+		{"[Exit]\nDNS = 127.0.0.1:5353", true, "[127.0.0.1:5353]"},
+		{"[Exit]\nDNS = off", false, "[]"},
+		{"", true, "[]"},
+	} {
+		a.write(t, peer, c.text)
+		if err := n.Reload(); err != nil || served() != c.served || fmt.Sprint(*n.upstreams.Load()) != c.upstreams {
+			t.Errorf("%q: %v, served %v, upstreams %v", c.text, err, served(), *n.upstreams.Load())
+		}
 	}
 }
 
