@@ -13,15 +13,46 @@ func Sum(b []byte, initial uint16) uint16 {
 	// they lie in memory on common machines, and swap the two bytes of the result.
 	acc := uint64(bits.ReverseBytes16(initial))
 	var c uint64
-	for len(b) >= 64 {
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b), 0)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[8:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[16:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[24:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[32:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[40:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[48:]), c)
-		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(b[56:]), c)
+	if len(b) >= 128 {
+		// Each addition waits for the carry of the one before; a second chain runs beside the first.
+		var acc2, c2 uint64
+		for len(b) >= 128 {
+			p := (*[128]byte)(b)
+			acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[0:]), 0)
+			acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[8:]), c)
+			acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[16:]), c)
+			acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[24:]), c)
+			acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[32:]), c)
+			acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[40:]), c)
+			acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[48:]), c)
+			acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[56:]), c)
+			acc, c = bits.Add64(acc, 0, c)
+			acc += c
+			acc2, c2 = bits.Add64(acc2, binary.LittleEndian.Uint64(p[64:]), 0)
+			acc2, c2 = bits.Add64(acc2, binary.LittleEndian.Uint64(p[72:]), c2)
+			acc2, c2 = bits.Add64(acc2, binary.LittleEndian.Uint64(p[80:]), c2)
+			acc2, c2 = bits.Add64(acc2, binary.LittleEndian.Uint64(p[88:]), c2)
+			acc2, c2 = bits.Add64(acc2, binary.LittleEndian.Uint64(p[96:]), c2)
+			acc2, c2 = bits.Add64(acc2, binary.LittleEndian.Uint64(p[104:]), c2)
+			acc2, c2 = bits.Add64(acc2, binary.LittleEndian.Uint64(p[112:]), c2)
+			acc2, c2 = bits.Add64(acc2, binary.LittleEndian.Uint64(p[120:]), c2)
+			acc2, c2 = bits.Add64(acc2, 0, c2)
+			acc2 += c2
+			b = b[128:]
+		}
+		acc, c = bits.Add64(acc, acc2, 0)
+		acc += c
+	}
+	if len(b) >= 64 {
+		p := (*[64]byte)(b)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[0:]), 0)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[8:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[16:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[24:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[32:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[40:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[48:]), c)
+		acc, c = bits.Add64(acc, binary.LittleEndian.Uint64(p[56:]), c)
 		acc, c = bits.Add64(acc, 0, c)
 		acc += c
 		b = b[64:]
