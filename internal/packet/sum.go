@@ -142,8 +142,9 @@ func DecrementTTL(b []byte) {
 }
 
 // ChecksumOK verifies the transport checksum of a whole TCP, UDP or ICMP packet. It is true for fragments and other
-// protocols, whose checksum cannot be judged here, and for IPv4 UDP sent without one; IPv6 UDP must have one (RFC 8200
-// section 8.1).
+// protocols, whose checksum cannot be judged here, and for IPv4 UDP sent without one. IPv6 UDP must have one (RFC 8200
+// section 8.1): there a field of zero passes only if the sum comes to zero, which wireguard-go and others forget to write
+// as 0xffff when they complete a checksum for the kernel (one datagram in 65,536).
 func (p *Packet) ChecksumOK() bool {
 	if p.Frag != Whole {
 		return true
@@ -152,8 +153,8 @@ func (p *Packet) ChecksumOK() bool {
 	var initial uint16
 	switch p.Proto {
 	case ProtoUDP:
-		if l4[offCheckUDP] == 0 && l4[offCheckUDP+1] == 0 {
-			return p.V == 4
+		if p.V == 4 && l4[offCheckUDP] == 0 && l4[offCheckUDP+1] == 0 {
+			return true
 		}
 		fallthrough
 	case ProtoTCP, ProtoICMPv6:

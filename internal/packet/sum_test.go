@@ -3,6 +3,7 @@ package packet
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 )
 
@@ -157,5 +158,33 @@ func TestChecksumOK(t *testing.T) {
 			}
 			r.b[i] ^= 0x10
 		}
+	}
+}
+
+// A sender that forgets to write a sum of zero as 0xffff is understood; one that leaves the checksum out is not.
+func TestChecksumOKOfZeroSumIPv6UDP(t *testing.T) {
+	src, dst := netip.MustParseAddrPort("[2001:db8::1]:1000"), netip.MustParseAddrPort("[2001:db8::2]:2000")
+	h := MakeUDPHeader(src, dst)
+	zeroSums := 0
+	for v := range 1 << 16 {
+		b := make([]byte, h.Len()+2)
+		binary.BigEndian.PutUint16(b[h.Len():], uint16(v))
+		h.Put(b, 2, 64, 0)
+		check := b[header6Len+offCheckUDP:][:2]
+		sumIsZero := binary.BigEndian.Uint16(check) == 0xffff
+		check[0], check[1] = 0, 0
+		var p Packet
+		if f := Decode(&p, b); f != FaultNone {
+			t.Fatal(f)
+		}
+		if p.ChecksumOK() != sumIsZero {
+			t.Fatalf("payload %#04x: accepted %v, sum is zero: %v", v, !sumIsZero, sumIsZero)
+		}
+		if sumIsZero {
+			zeroSums++
+		}
+	}
+	if zeroSums == 0 {
+		t.Error("no payload gave a sum of zero")
 	}
 }
