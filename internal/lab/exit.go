@@ -108,6 +108,12 @@ func (x *Node) startCulvert(tb TB, c ExitConfig) *Exit {
 		command = append([]string{"prlimit", fmt.Sprintf("--nofile=%d:%[1]d", c.Files)}, command...)
 	}
 	e.Process = x.StartUnprivileged(tb, nil, command[0], command[1:]...)
+	tb.Cleanup(func() { // before the process is killed, as the last to be registered runs first
+		if tb.Failed() && e.Alive() {
+			out, err := e.Client("status", "--json")
+			tb.Logf("status of the exit (%v): %s", err, out)
+		}
+	})
 	return e
 }
 

@@ -3,9 +3,9 @@
 package lab_test
 
 import (
-	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -115,17 +115,22 @@ func TestTraceroute(t *testing.T) {
 			{"by UDP to rising ports", "-4"}, {"by UDP to one port", "-U"}, {"by ICMP echo", "-I"},
 		} {
 			t.Run(row.name+" shows the exit, the router and the target", func(t *testing.T) {
-				args := []string{"-n", "-q", "1", "-w", "2", "-m", "6"}
+				args := []string{"-n", "-q", "1", "-w", "1", "-m", "6"}
 				if row.how != "-4" {
 					args = append(args, row.how)
 				}
 				if f.i == 1 {
 					args = append(args, "-6")
 				}
-				out := w.C.Run(t, "traceroute", append(args, lab.Server[f.i])...)
 				want := []string{lab.ExitMesh[f.i], lab.Provider[f.i], lab.Server[f.i]}
-				if got := hops(out); fmt.Sprint(got) != fmt.Sprint(want) {
-					t.Errorf("got hops %v, want %v:\n%s", got, want, out)
+				// One run in a hundred of traceroute -I does not see the replies that its own host has got, whatever the
+				// exit is: a second and a third may succeed.
+				var out string
+				if !lab.Poll(2*time.Second, func() bool {
+					out = w.C.Run(t, "traceroute", append(args, lab.Server[f.i])...)
+					return slices.Equal(hops(out), want)
+				}) {
+					t.Errorf("got hops %v, want %v:\n%s", hops(out), want, out)
 				}
 			})
 		}

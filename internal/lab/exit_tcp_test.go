@@ -49,7 +49,7 @@ func httpServer(t testing.TB, node *lab.Node, addr, body string) {
 
 func dialTCP(t testing.TB, node *lab.Node, f family, addr string) *net.TCPConn {
 	t.Helper()
-	c, err := node.Dial(f.tcp, "", addr, 5*time.Second)
+	c, err := node.Dial(f.tcp, addr, 5*time.Second)
 	if err != nil {
 		t.Fatalf("connect: %v", err)
 	}
@@ -64,7 +64,7 @@ func TestTCPConnect(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, f family) {
 		t.Run("refused port is refused at once", func(t *testing.T) {
 			start := time.Now()
-			_, err := w.C.Dial(f.tcp, "", lab.Port(lab.Server[f.i], 1), 5*time.Second)
+			_, err := w.C.Dial(f.tcp, lab.Port(lab.Server[f.i], 1), 5*time.Second)
 			if !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("got %v, want connection refused", err)
 			}
@@ -74,7 +74,7 @@ func TestTCPConnect(t *testing.T) {
 		})
 		t.Run("unreachable host fails at once", func(t *testing.T) {
 			start := time.Now()
-			_, err := w.C.Dial(f.tcp, "", lab.Port(lab.Unreachable[f.i], 80), 5*time.Second)
+			_, err := w.C.Dial(f.tcp, lab.Port(lab.Unreachable[f.i], 80), 5*time.Second)
 			if !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("got %v, want host unreachable, network unreachable or connection refused", err)
 			}
@@ -83,7 +83,7 @@ func TestTCPConnect(t *testing.T) {
 			}
 		})
 		t.Run("silent target stays silent", func(t *testing.T) {
-			_, err := w.C.Dial(f.tcp, "", lab.Port(lab.Silent[f.i], 80), 3*time.Second)
+			_, err := w.C.Dial(f.tcp, lab.Port(lab.Silent[f.i], 80), 3*time.Second)
 			if timeout := net.Error(nil); !errors.As(err, &timeout) || !timeout.Timeout() {
 				t.Errorf("got %v, want a timeout", err)
 			}

@@ -17,6 +17,8 @@
 //		a.Run(t, "ping", "-c1", "10.0.0.2")
 //	}
 //
+// CULVERT_LAB_ROOTLESS makes root go the way of other users, and CULVERT_LAB_RACE builds the product with the race detector.
+//
 // A Net belongs to one test; different tests may build theirs at the same time. The methods of a Node may be called from
 // several goroutines, except those that change its addresses, routes or rules.
 package lab

@@ -43,6 +43,7 @@ func New(tb TB) *Net {
 		}
 		Skip(tb, "%s", reason)
 	}
+	touchSources()
 	return &Net{tb: tb, id: serial.Add(1), dir: tb.TempDir()}
 }
 
@@ -100,7 +101,7 @@ func (x *Node) Addr(dev, prefix string) {
 	x.IP(args...)
 }
 
-// Route adds a route; via is a gateway's address, a device, or one of blackhole, unreachable and prohibit.
+// Route adds a route; via is a gateway's address, a device, or one of blackhole and unreachable.
 func (x *Node) Route(dst, via string) {
 	x.net.tb.Helper()
 	if dst == "default" && strings.Contains(via, ":") {
@@ -109,7 +110,7 @@ func (x *Node) Route(dst, via string) {
 	switch _, err := netip.ParseAddr(via); {
 	case err == nil:
 		x.IP("route", "add", dst, "via", via)
-	case via == "blackhole" || via == "unreachable" || via == "prohibit":
+	case via == "blackhole" || via == "unreachable":
 		x.IP("route", "add", via, dst)
 	default:
 		x.IP("route", "add", dst, "dev", via)
@@ -157,30 +158,14 @@ func (x *Node) Resolver(servers ...string) {
 // Goroutines that f starts do not.
 func (x *Node) Do(f func() error) error { return x.ns.do(f) }
 
-// Dial connects from the node to a literal address. Network is tcp4, tcp6, udp4 or udp6; local may be empty.
-func (x *Node) Dial(network, local, remote string, limit time.Duration) (c net.Conn, err error) {
+// Dial connects from the node to a literal address. Network is tcp4, tcp6, udp4 or udp6.
+func (x *Node) Dial(network, remote string, limit time.Duration) (c net.Conn, err error) {
 	d := net.Dialer{Timeout: limit}
-	if local != "" {
-		if d.LocalAddr, err = localAddr(network, local); err != nil {
-			return nil, err
-		}
-	}
-	err = x.Do(func() error {
+	err = x.Do(func() (err error) {
 		c, err = d.Dial(network, remote)
 		return err
 	})
 	return c, err
-}
-
-func localAddr(network, local string) (net.Addr, error) {
-	ap, err := netip.ParseAddrPort(local)
-	if err != nil {
-		return nil, err
-	}
-	if strings.HasPrefix(network, "udp") {
-		return net.UDPAddrFromAddrPort(ap), nil
-	}
-	return net.TCPAddrFromAddrPort(ap), nil
 }
 
 // Listen opens a TCP listener in the node; it is closed when tb ends.

@@ -64,8 +64,28 @@ func (p probe) bytes() []byte {
 	if proto == protoICMP {
 		pseudo = nil
 	}
-	binary.BigEndian.PutUint16(l4[sumAt:], ^sum(append(pseudo, l4...)))
+	check := ^sum(append(pseudo, l4...))
+	if check == 0 && proto == protoUDP {
+		check = 0xffff // RFC 768: zero means that there is no checksum
+	}
+	binary.BigEndian.PutUint16(l4[sumAt:], check)
 	return append(p.header(proto, len(l4)), l4...)
+}
+
+// zeroSum changes the first two bytes of a UDP probe's payload so that its checksum comes to zero, which is sent as 0xffff.
+func (p probe) zeroSum() probe {
+	p.payload = append([]byte{0, 0}, p.payload[2:]...)
+	b := p.bytes()
+	at := len(b) - len(p.payload) - 2
+	p.payload[0], p.payload[1] = b[at], b[at+1]
+	return p
+}
+
+// hasZeroSum reports whether the checksum of a UDP probe comes to zero.
+func (p probe) hasZeroSum() bool {
+	b := p.bytes()
+	at := len(b) - len(p.payload) - 2
+	return b[at] == 0xff && b[at+1] == 0xff
 }
 
 func (p probe) header(proto byte, length int) []byte {

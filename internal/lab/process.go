@@ -5,7 +5,6 @@ package lab
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os/exec"
 	"strings"
 	"sync"
@@ -143,9 +142,6 @@ func (p *Process) Alive() bool {
 
 // Log returns what the process has printed so far.
 func (p *Process) Log() string { return p.log.String() }
-
-// String names the process for messages.
-func (p *Process) String() string { return fmt.Sprintf("%s (pid %d)", p.cmd.Path, p.PID) }
 
 func tail(s string, n int) string {
 	if len(s) > n {

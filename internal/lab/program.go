@@ -4,8 +4,11 @@ package lab
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 )
 
 // Program is a Go main package that Main builds before the laboratory starts.
@@ -43,4 +46,27 @@ func (p Program) build() error {
 		return fmt.Errorf("build %s: %w\n%s", p.Package, err, out)
 	}
 	return nil
+}
+
+// touchSources makes the result of a test depend on the product's sources, although the test binary does not: go test
+// runs a test again when a file that it has looked at while it ran has changed.
+func touchSources() {
+	root, err := os.Getwd()
+	if err != nil {
+		return
+	}
+	for ; ; root = filepath.Dir(root) {
+		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
+			break
+		}
+		if root == filepath.Dir(root) {
+			return // outside of the module: a test binary that was carried elsewhere
+		}
+	}
+	filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.HasSuffix(path, ".go") {
+			os.Stat(path)
+		}
+		return nil
+	})
 }

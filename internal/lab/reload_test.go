@@ -60,7 +60,7 @@ func TestReload(t *testing.T) {
 		if err := turn(c); err == nil {
 			t.Error("the connection of the peer that may no longer route goes on")
 		}
-		if _, err := w.C.Dial("tcp4", "", lab.Port(lab.Server[0], 7), soon); err == nil {
+		if _, err := w.C.Dial("tcp4", lab.Port(lab.Server[0], 7), soon); err == nil {
 			t.Error("the peer that may no longer route opened a connection")
 		}
 		if err := turn(p); err != nil {
@@ -73,7 +73,7 @@ func TestReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		lab.WaitFor(t, 5*time.Second, "the permission to be back", func() bool {
-			c, err := w.C.Dial("tcp4", "", lab.Port(lab.Server[0], 7), time.Second)
+			c, err := w.C.Dial("tcp4", lab.Port(lab.Server[0], 7), time.Second)
 			if err == nil {
 				c.Close()
 			}

@@ -86,7 +86,7 @@ func TestNothingLeaks(t *testing.T) {
 		}
 	}
 	each(10000, "TCP", func() error {
-		c, err := w.C.Dial("tcp4", "", lab.Port(lab.Server[0], 7), 10*time.Second)
+		c, err := w.C.Dial("tcp4", lab.Port(lab.Server[0], 7), 10*time.Second)
 		if err != nil {
 			return err
 		}
@@ -100,7 +100,7 @@ func TestNothingLeaks(t *testing.T) {
 	})
 	to := netip.MustParseAddrPort(lab.Port(lab.Server[0], 53))
 	each(5000, "UDP", func() error {
-		c, err := w.C.Dial("udp4", "", to.String(), 0)
+		c, err := w.C.Dial("udp4", to.String(), 0)
 		if err != nil {
 			return err
 		}
@@ -171,7 +171,7 @@ func TestFewDescriptors(t *testing.T) {
 		var conns []net.Conn
 		failed := 0
 		for range 100 {
-			c, err := w.C.Dial(f.tcp, "", lab.Port(lab.Server[f.i], 7), soon)
+			c, err := w.C.Dial(f.tcp, lab.Port(lab.Server[f.i], 7), soon)
 			if err != nil {
 				failed++
 				break // the first failure shows that the limit is reached
@@ -185,7 +185,7 @@ func TestFewDescriptors(t *testing.T) {
 			c.Close()
 		}
 		lab.WaitFor(t, 10*time.Second, "connections to be possible again", func() bool {
-			c, err := w.C.Dial(f.tcp, "", lab.Port(lab.Server[f.i], 7), time.Second)
+			c, err := w.C.Dial(f.tcp, lab.Port(lab.Server[f.i], 7), time.Second)
 			if err == nil {
 				c.Close()
 			}

@@ -78,7 +78,7 @@ func TestStatus(t *testing.T) {
 		c.Read(make([]byte, 1))
 		exchange(t, w.C.ListenUDP(t, lab.Port(lab.ClientMesh[0], 0)), lab.Port(lab.Server[0], 7), []byte("x"))
 		ping(w, "-c", "1", lab.Server[0])
-		w.C.Dial("tcp4", "", lab.Port(lab.ExitWAN[0], 22), time.Second) // denied
+		w.C.Dial("tcp4", lab.Port(lab.ExitWAN[0], 22), time.Second) // denied
 		var s status
 		if err := w.exit.Status(&s); err != nil {
 			t.Fatal(err)
