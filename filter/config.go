@@ -9,7 +9,7 @@ import (
 // Peer is what the configuration says about one peer. The zero permissions allow nothing but an echo of this node.
 type Peer struct {
 	ID           uint16 // 1 or above, unique
-	Name         string // for errors and explanations
+	Name         string // for errors, explanations and rules
 	AllowInbound bool   // may reach ports published at this node's mesh address
 	AllowRouting bool   // may use this node as an exit
 	AllowLAN     bool   // may reach the host's local networks; AllowRouting is needed as well
@@ -47,4 +47,6 @@ type Config struct {
 	Deny      []netip.Prefix   // [Exit] DenyTo
 	Allow     []netip.Prefix   // [Exit] AllowTo
 	SelfPorts []SelfPort
+	Rules     []Rule // in order
+	Sets      []Set  // what rules name
 }

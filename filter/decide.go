@@ -26,7 +26,8 @@ func (p *Policy) Decide(peer uint16, k *packet.Key) Decision {
 		// behind a default route has such an address.
 		return Decision{Action: Drop, Reason: ReasonBadSource}
 	}
-	return p.decideTo(from, k)
+	d, form := p.builtin(from, k)
+	return p.applyRules(d, from, k, form, true)
 }
 
 // DecideTo judges a connection that this node makes on behalf of peer, which has no packet and no source: a SOCKS5 request,
@@ -40,23 +41,26 @@ func (p *Policy) DecideTo(peer uint16, proto uint8, dst netip.AddrPort) Decision
 	if dst.Addr().Is4() {
 		k.V = 4
 	}
-	return p.decideTo(from, &k)
+	d, form := p.builtin(from, &k)
+	return p.applyRules(d, from, &k, form, false)
 }
 
-func (p *Policy) decideTo(from *Peer, k *packet.Key) Decision {
+// builtin decides without the operator's rules. form tells how an accepted destination embeds IPv4 addresses.
+func (p *Policy) builtin(from *Peer, k *packet.Key) (d Decision, f form) {
 	c := p.classOf(&k.Dst, k.V)
 	if c.kind == kindEmbedded {
+		f = c.form
 		c = p.resolve(c, &k.Dst)
 	}
 	switch c.kind {
 	case kindSelf:
-		return p.decideSelf(from, k)
+		return p.decideSelf(from, k), f
 	case kindPeer:
-		return decidePeer(from, c.peer)
+		return decidePeer(from, c.peer), f
 	case kindExit:
-		return decideExit(from, c.where)
+		return decideExit(from, c.where), f
 	}
-	d := Decision{Action: Reject, Reason: c.reason}
+	d = Decision{Action: Reject, Reason: c.reason}
 	switch c.reason {
 	case ReasonMulticast, ReasonBroadcast:
 		d.Action = Drop // an answer would go back once per listener (RFC 1122 section 3.2.2)
@@ -65,7 +69,7 @@ func (p *Policy) decideTo(from *Peer, k *packet.Key) Decision {
 	case ReasonDeniedByConfig:
 		d.Where = c.where
 	}
-	return d
+	return d, f
 }
 
 func (p *Policy) decideSelf(from *Peer, k *packet.Key) Decision {

@@ -52,4 +52,6 @@ type Decision struct {
 	Where  Where
 	Reason Reason // why not; ReasonNone with Accept
 	To     uint16 // the peer that owns the destination, with Where OtherPeer
+	Log    bool   // the rule wants flows logged
+	Rule   *Rule  // the rule that decided, nil where none did; shared, do not change it
 }

@@ -1,8 +1,8 @@
 // Package filter decides what a peer may reach: the built-in isolation between peers, this node, its host, the host's
-// networks and the internet. It denies unless something allows.
+// networks and the internet, and the operator's rules behind that. It denies unless something allows.
 //
 // A Policy is made once from the configuration and the host's addresses, is immutable, and is safe for concurrent use; a
-// change of either makes a new one. It knows addresses and ports only: no flows, no packets, no names. A reply is none of
+// change of either makes a new one. It knows addresses and ports only: no flows, no packets, no names of hosts. A reply is none of
 // its business, since it belongs to a flow that has been decided.
 //
 //	policy, err := filter.New(filter.Config{Self: self, Routes: routes, Peers: peers, Host: snapshot})
@@ -43,9 +43,11 @@
 //	    192.168.0.0/16, 100.64.0.0/10, fc00::/7, fec0::/10,
 //	    any on-link prefix of the host
 //	19  anywhere else                                         accepted with AllowRouting               no-routing
+//	20  accepted so far, and a rule of [Filter] matches       as the first such rule says              rule
 //
 // AllowTo thus lifts rows 14 to 17 and nothing else: not the rows above, which protect the host and other peers, and not
-// the need for AllowLAN in row 18.
+// the need for AllowLAN in row 18. Rules withdraw: none of them lifts a row, and what none matches stays accepted. See
+// ParseRule for their grammar.
 //
 // Row 11 leaves out prefixes that stand for the whole internet (lengths 0 and 1, for IPv6 up to 3, as 2000::/3): a peer that
 // has such a route is an exit for this node, and the internet does not belong to it. The check of row 2 knows them all.

@@ -310,8 +310,8 @@ func TestDecideEqualsModel(t *testing.T) {
 	for d := range seen {
 		reasons[d.Reason] = true
 	}
-	if len(reasons) != NumReasons {
-		t.Errorf("only %d of %d reasons have been met: the test does not test much", len(reasons), NumReasons)
+	if want := NumReasons - 1; len(reasons) != want { // rules have a model of their own
+		t.Errorf("%d of %d reasons have been met: the test does not test much", len(reasons), want)
 	}
 }
 

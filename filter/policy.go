@@ -16,6 +16,7 @@ type Policy struct {
 	routes6  table[uint16]
 	classes4 table[class]
 	classes6 table[class]
+	rules    *ruleSet // nil: none
 }
 
 type port struct {
@@ -24,7 +25,7 @@ type port struct {
 }
 
 // New compiles cfg. An error names the peer or prefix that does not fit: an ID that is zero, used twice or unknown, a
-// prefix of two peers, an address that cannot be a node's.
+// prefix of two peers, an address that cannot be a node's. What is wrong with a rule begins with its file and line.
 func New(cfg Config) (*Policy, error) {
 	p := &Policy{ports: map[port]Need{}}
 	if err := p.setPeers(cfg.Peers); err != nil {
@@ -50,6 +51,10 @@ func New(cfg Config) (*Policy, error) {
 	p.routes4, p.routes6 = longestMatch(routes4, 0), longestMatch(routes6, 0)
 	p.classes4 = newClassifier(&cfg, true).table(true)
 	p.classes6 = newClassifier(&cfg, false).table(false)
+	var err error
+	if p.rules, err = compileRules(&cfg, len(p.peers)); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 

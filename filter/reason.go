@@ -26,6 +26,7 @@ const (
 	ReasonV4Mapped
 	ReasonNAT64Local
 	ReasonDeniedByConfig
+	ReasonRule
 	numReasons
 )
 
@@ -55,6 +56,7 @@ var reasonTexts = [NumReasons]struct{ name, explain string }{
 	ReasonV4Mapped:       {"v4-mapped", "the destination is an IPv4-mapped IPv6 address: use the IPv4 address itself"},
 	ReasonNAT64Local:     {"nat64-local", "the destination lies in the local-use NAT64 prefix: name it in [Exit] AllowTo if that is meant"},
 	ReasonDeniedByConfig: {"denied-by-config", "the destination is listed in [Exit] DenyTo"},
+	ReasonRule:           {"rule", "a rule of [Filter] denies it"},
 }
 
 // String returns the stable name under which the reason is counted.

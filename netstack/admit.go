@@ -24,25 +24,29 @@ func (n *Net) admit(b *batch, p *packet.Packet) *nat.Flow {
 	d := b.policy.Decide(p.Peer, &p.Key)
 	if d.Action != filter.Accept {
 		n.counters.reason(d.Reason)
+		n.logRule(b, p, &d)
 		if d.Action == filter.Reject {
 			n.reject(p)
 		}
 		return nil
 	}
 	if d.Where == filter.Self && isEchoRequest(p) {
+		n.logRule(b, p, &d)
 		n.answerEcho(p)
 		return nil
 	}
 	if d.Where != filter.Self && n.spent(b, p) {
 		return nil
 	}
-	f := &nat.Flow{Key: p.Key}
-	f.Generation.Store(b.gen)
-	switch {
-	case p.Proto == packet.ProtoTCP && p.TCPFlags&(tcpSYN|tcpACK|tcpRST|tcpFIN) != tcpSYN:
+	if p.Proto == packet.ProtoTCP && p.TCPFlags&(tcpSYN|tcpACK|tcpRST|tcpFIN) != tcpSYN {
 		n.counters.drop(dropNoFlow)
 		n.answerReset(p)
 		return nil
+	}
+	n.logRule(b, p, &d)
+	f := &nat.Flow{Key: p.Key}
+	f.Generation.Store(b.gen)
+	switch {
 	case d.Where == filter.Self:
 		f.Owner = selfFlow{}
 	case d.Where == filter.OtherPeer:

@@ -98,6 +98,7 @@ type Net struct {
 	sockets  socketBudget
 	rejects  rejectLimits
 	counters counters
+	ruleLog  ruleLog
 	bufs     *hostsock.BufPool
 
 	ctx       context.Context

@@ -36,7 +36,7 @@ func (n *Node) policyLocked(conf *config.Config) (*filter.Policy, error) {
 	for _, p := range conf.Peers {
 		byName[p.Name] = n.ids.ids[p.PublicKey]
 	}
-	c := filter.Config{Self: n.id.addresses, Host: n.host, Deny: conf.Exit.DenyTo, Allow: conf.Exit.AllowTo}
+	c := filter.Config{Self: n.id.addresses, Host: n.host, Deny: conf.Exit.DenyTo, Allow: conf.Exit.AllowTo, Rules: conf.Filter.Rules, Sets: conf.Filter.Sets}
 	for _, p := range conf.Interface.Addresses {
 		c.Mesh = append(c.Mesh, p.Masked())
 	}
@@ -64,10 +64,10 @@ func (n *Node) policyLocked(conf *config.Config) (*filter.Policy, error) {
 }
 
 // mayLearn reports whether a peer may be told an address: one that it may reach, or this node's own. The two need not be of
-// one family.
+// one family. Rules speak of services as well, which a question for an address does not: they judge the connection itself.
 func mayLearn(p *filter.Policy, client, answer netip.Addr) bool {
 	d := p.DecideTo(p.PeerOf(client), packet.ProtoTCP, netip.AddrPortFrom(answer, 443))
-	return d.Action == filter.Accept || d.Where == filter.Self
+	return d.Action == filter.Accept || d.Where == filter.Self || d.Reason == filter.ReasonRule
 }
 
 func tunnelPeers(peers []config.Peer) []tunnel.Peer {

@@ -32,6 +32,7 @@ type Config struct {
 	File      string // as given to Load
 	Interface Interface
 	Peers     []Peer // the main file's in order, then those of peers.d by file name
+	Filter    Filter
 	Exit      Exit
 	Control   Control
 	Warnings  []Diagnostic

@@ -112,6 +112,15 @@ func render(c *Config) string {
 	for _, p := range c.Peers {
 		b.WriteString("\n" + peerText(p, ""))
 	}
+	if len(c.Filter.Rules)+len(c.Filter.Sets) > 0 {
+		b.WriteString("\n[Filter]\n")
+	}
+	for _, s := range c.Filter.Sets {
+		fmt.Fprintf(&b, "Set = %s\n", s.String())
+	}
+	for _, r := range c.Filter.Rules {
+		fmt.Fprintf(&b, "Rule = %s\n", r.String())
+	}
 	fmt.Fprintf(&b, "\n[Exit]\nDenyTo = %s\nAllowTo = %s\n", join(c.Exit.DenyTo), join(c.Exit.AllowTo))
 	switch {
 	case c.Exit.DNS.Off:

@@ -9,7 +9,7 @@ import (
 type Diagnostic struct {
 	File    string `json:"file"`
 	Line    int    `json:"line,omitempty"` // 0: the file as a whole
-	Message string `json:"message"`
+	Message string `json:"message"`        // may go on below: the line in question, with a mark under a word
 }
 
 // String returns "FILE:LINE: message".
@@ -25,7 +25,7 @@ func position(file string, line int) string {
 // Errors is everything that is wrong with a configuration, in the order of its lines. It is never empty as an error.
 type Errors []Diagnostic
 
-// Error returns one diagnostic a line.
+// Error returns the diagnostics one below the other.
 func (e Errors) Error() string {
 	lines := make([]string, len(e))
 	for i, d := range e {

@@ -4,7 +4,7 @@ import "strings"
 
 // unsupported lists what the configuration format has but this version does not do: "Section", or "Section.Key".
 var unsupported = []string{
-	"Filter", "SOCKS5", "HTTP", "Forward", "Publish", "Upstream", "Relay", "STUN", "WGSTUN", "Traversal", "Netmap",
+	"SOCKS5", "HTTP", "Forward", "Publish", "Upstream", "Relay", "STUN", "WGSTUN", "Traversal", "Netmap",
 	"Peer.Rate", "Control.HTTP",
 }
 

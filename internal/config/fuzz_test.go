@@ -57,4 +57,10 @@ func forgetPositions(c *Config) {
 	for i := range c.Peers {
 		c.Peers[i].Line = 0
 	}
+	for i := range c.Filter.Rules {
+		c.Filter.Rules[i].Line, c.Filter.Rules[i].Text = 0, ""
+	}
+	for i := range c.Filter.Sets {
+		c.Filter.Sets[i].Line, c.Filter.Sets[i].Text = 0, ""
+	}
 }

@@ -127,6 +127,10 @@ func initText(node Interface, device Peer, deviceFile string) string {
 	b.WriteString(`
 # More devices: culvert peer add NAME --qr
 
+[Filter]
+# Parts of what peers may reach can be taken back; the first rule that matches decides:
+# Rule = reject from * to * tcp/25
+
 [Exit]
 # More destinations that no peer may reach:
 # DenyTo = 198.51.100.0/24

@@ -19,8 +19,9 @@ type key[T any] struct {
 
 // A value is the right side of an entry after $VAR has been looked up.
 type value struct {
-	text string
-	line int
+	text     string
+	variable string // whose value it is; empty: the file's own text
+	line     int
 }
 
 var interfaceKeys = []key[Interface]{
@@ -173,6 +174,6 @@ func fromFile[T any](set func(*loader, *T, value) error) func(*loader, *T, value
 		if err != nil {
 			return err
 		}
-		return set(l, t, value{text, v.line})
+		return set(l, t, value{text: text, line: v.line})
 	}
 }

@@ -45,6 +45,7 @@ type loader struct {
 	cfg           Config
 	interfaceLine int // 0: no [Interface] yet
 	interfaceKeys map[string]int
+	filterKeys    map[string]int
 	exitKeys      map[string]int
 	controlKeys   map[string]int
 	peers         []*peerDraft
@@ -83,6 +84,7 @@ func newLoader(o Options, readFile func(string) (*content, error)) *loader {
 		Options:       o,
 		readFile:      readFile,
 		interfaceKeys: map[string]int{},
+		filterKeys:    map[string]int{},
 		exitKeys:      map[string]int{},
 		controlKeys:   map[string]int{},
 	}
@@ -128,6 +130,8 @@ func (l *loader) readMain(file string, text *content) {
 			readSection(l, s, interfaceKeys, &l.cfg.Interface, l.interfaceKeys)
 		case "peer":
 			l.readPeer(s)
+		case "filter":
+			readSection(l, s, filterKeys, &l.cfg.Filter, l.filterKeys)
 		case "exit":
 			readSection(l, s, exitKeys, &l.cfg.Exit, l.exitKeys)
 		case "control":

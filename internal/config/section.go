@@ -34,7 +34,7 @@ func readSection[T any](l *loader, s section, keys []key[T], t *T, seen map[stri
 		if !ok {
 			continue
 		}
-		if err := k.set(l, t, value{text, e.line}); err != nil {
+		if err := k.set(l, t, value{text, variable, e.line}); err != nil {
 			l.fault(e.line, "%s: %v", k.name, withoutValue(err, variable))
 		}
 		if (k.name == "PrivateKey" || k.name == "PresharedKey") && variable == "" {
@@ -83,7 +83,13 @@ func notVariable(r rune) bool {
 // withoutValue keeps what came from the environment out of a message.
 func withoutValue(err error, variable string) error {
 	var r *rejection
-	if variable == "" || !errors.As(err, &r) {
+	var p *pointer
+	switch {
+	case variable == "":
+		return err
+	case errors.As(err, &p):
+		return errors.New("the value of $" + variable + " is not a valid one")
+	case !errors.As(err, &r):
 		return err
 	}
 	return errors.New("the value of $" + variable + " " + r.reason)
@@ -122,7 +128,7 @@ func (l *loader) unknownSection(s section) {
 }
 
 func sectionNames() []string {
-	names := []string{"Interface", "Peer", "Exit", "Control"}
+	names := []string{"Interface", "Peer", "Filter", "Exit", "Control"}
 	for _, u := range unsupported {
 		if !strings.Contains(u, ".") {
 			names = append(names, u)
@@ -163,6 +169,8 @@ func homeOf(name string) string {
 		return "Peer"
 	case findKey(interfaceKeys, name) != nil:
 		return "Interface"
+	case findKey(filterKeys, name) != nil:
+		return "Filter"
 	case findKey(exitKeys, name) != nil:
 		return "Exit"
 	case findKey(controlKeys, name) != nil:

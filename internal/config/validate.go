@@ -16,6 +16,7 @@ func (l *loader) finish() (*Config, error) {
 	l.checkNames()
 	l.checkAllowedIPs()
 	l.checkAllow()
+	l.checkFilter()
 	l.sort(l.faults)
 	l.sort(l.warnings)
 	if len(l.faults) > 0 {

@@ -112,7 +112,7 @@ func TestTraceroute(t *testing.T) {
 	w := newWorld(t, "AllowRouting = yes", "")
 	bothFamilies(t, func(t *testing.T, f family) {
 		for _, row := range []struct{ name, how string }{
-			{"by UDP to rising ports", "-4"}, {"by UDP to one port", "-U"}, {"by ICMP echo", "-I"},
+			{"by UDP to rising ports", "-4"}, {"by UDP to one port", "-U"}, {"by ICMP echo", "-I"}, {"by TCP SYN", "-T"},
 		} {
 			t.Run(row.name+" shows the exit, the router and the target", func(t *testing.T) {
 				args := []string{"-n", "-q", "1", "-w", "1", "-m", "6"}
