@@ -38,7 +38,7 @@ func (n *Net) admit(b *batch, p *packet.Packet) *nat.Flow {
 	if d.Where != filter.Self && n.spent(b, p) {
 		return nil
 	}
-	if p.Proto == packet.ProtoTCP && p.TCPFlags&(tcpSYN|tcpACK|tcpRST|tcpFIN) != tcpSYN {
+	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.TCPSyn|packet.TCPAck|packet.TCPRst|packet.TCPFin) != packet.TCPSyn {
 		n.counters.drop(dropNoFlow)
 		n.answerReset(p)
 		return nil
@@ -132,11 +132,11 @@ func (n *Net) trackSelf(p *packet.Packet, f *nat.Flow) {
 	switch {
 	case p.Proto != packet.ProtoTCP:
 		n.table.SetState(f, nat.StateAssured)
-	case p.TCPFlags&(tcpFIN|tcpRST) != 0:
+	case p.TCPFlags&(packet.TCPFin|packet.TCPRst) != 0:
 		n.table.SetState(f, nat.StateClosing)
-	case p.TCPFlags&(tcpSYN|tcpACK) == tcpSYN && f.State() == nat.StateClosing:
+	case p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn && f.State() == nat.StateClosing:
 		n.table.Remove(f) // reused port: the next packet opens a new flow
-	case p.TCPFlags&tcpSYN == 0:
+	case p.TCPFlags&packet.TCPSyn == 0:
 		n.table.SetState(f, nat.StateAssured)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"culvert.dev/culvert/filter"
+	"culvert.dev/culvert/internal/packet"
 )
 
 // BenchmarkFromPeerUDP is the whole way of datagrams from WireGuard to the host's kernel, in batches of one flow.
@@ -40,7 +41,7 @@ func BenchmarkFromPeerRefused(b *testing.B) {
 	w := newWire(n)
 	bufs := make([][]byte, BatchSize)
 	for i := range bufs {
-		bufs[i] = append(make([]byte, 16), tcpPacket(ap(peerV4, uint16(i+1)), ap(outV4, 80), tcpSYN, 1, 0)...)
+		bufs[i] = append(make([]byte, 16), tcpPacket(ap(peerV4, uint16(i+1)), ap(outV4, 80), packet.TCPSyn, 1, 0)...)
 	}
 	b.ReportAllocs()
 	for i := 0; i < b.N; i += len(bufs) {

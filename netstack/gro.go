@@ -42,7 +42,7 @@ func (t *tcpGroups) add(p *packet.Packet) {
 		g.rest = append(g.rest, p.Buf[p.Data:])
 		g.size += len(p.Buf) - p.Data
 		g.next += uint32(len(p.Buf) - p.Data)
-		g.psh = g.psh || p.TCPFlags&tcpPSH != 0
+		g.psh = g.psh || p.TCPFlags&packet.TCPPsh != 0
 		return
 	}
 	if t.used == len(t.groups) {
@@ -53,8 +53,8 @@ func (t *tcpGroups) add(p *packet.Packet) {
 	payload := len(p.Buf) - p.Data
 	*g = tcpGroup{
 		key: p.Key, first: p.Buf, rest: g.rest[:0], l4: p.L4, hlen: p.Data, size: len(p.Buf), next: p.Seq + uint32(payload),
-		psh:  p.TCPFlags&tcpPSH != 0,
-		open: p.Plain && p.Proto == packet.ProtoTCP && p.TCPFlags&^tcpPSH == tcpACK && payload > 0,
+		psh:  p.TCPFlags&packet.TCPPsh != 0,
+		open: p.Plain && p.Proto == packet.ProtoTCP && p.TCPFlags&^packet.TCPPsh == packet.TCPAck && payload > 0,
 	}
 }
 
@@ -72,7 +72,7 @@ func (t *tcpGroups) latest(k *packet.Key) *tcpGroup {
 // window, options, TTL, traffic class.
 func (g *tcpGroup) continuedBy(p *packet.Packet) bool {
 	payload := len(p.Buf) - p.Data
-	if !g.open || !p.Plain || payload == 0 || p.TCPFlags&^tcpPSH != tcpACK || p.Seq != g.next || p.Data != g.hlen || g.size+payload > maxGroup {
+	if !g.open || !p.Plain || payload == 0 || p.TCPFlags&^packet.TCPPsh != packet.TCPAck || p.Seq != g.next || p.Data != g.hlen || g.size+payload > maxGroup {
 		return false
 	}
 	a, b, l4 := g.first, p.Buf, g.l4
@@ -113,7 +113,7 @@ func (n *Net) deliver(g *tcpGroup) {
 	}
 	if b := v.AsSlice(); len(g.rest) > 0 {
 		if g.psh {
-			b[g.l4+13] |= tcpPSH
+			b[g.l4+13] |= packet.TCPPsh
 		}
 		if g.key.V == 4 {
 			binary.BigEndian.PutUint16(b[2:], uint16(g.size))

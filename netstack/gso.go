@@ -9,14 +9,6 @@ import (
 	"culvert.dev/culvert/internal/packet"
 )
 
-const (
-	tcpFIN = 0x01
-	tcpSYN = 0x02
-	tcpRST = 0x04
-	tcpPSH = 0x08
-	tcpACK = 0x10
-)
-
 // viewReader copies out of a packet's chain of views.
 type viewReader struct {
 	v   *buffer.View
@@ -93,7 +85,7 @@ func (d *Device) emitSegments(bufs [][]byte, sizes []int, offset, n int) (int, b
 		}
 		binary.BigEndian.PutUint32(b[l3+4:], seq+uint32(d.off))
 		if !last {
-			b[l3+13] = flags &^ (tcpFIN | tcpPSH)
+			b[l3+13] = flags &^ (packet.TCPFin | packet.TCPPsh)
 		}
 		finishTCP(b, l3)
 		sizes[n] = len(b)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"culvert.dev/culvert/internal/packet"
 	"culvert.dev/culvert/nat"
 )
 
@@ -139,7 +140,7 @@ func TestCloseDoesNotWaitForAPeersHandshake(t *testing.T) {
 	to := listen(t, hostAddr(t), func(c *net.TCPConn) { accepted <- struct{}{} })
 	n := newTestNet(t, testPolicy(t, nil))
 	w := newWire(n)
-	w.send(tcpPacket(ap(peerV4, 5), to, tcpSYN, 100, 0)) // and never an ACK
+	w.send(tcpPacket(ap(peerV4, 5), to, packet.TCPSyn, 100, 0)) // and never an ACK
 	<-accepted
 	time.Sleep(20 * time.Millisecond)
 	began := time.Now()

@@ -81,11 +81,11 @@ func (n *Net) flowOf(b *batch, p *packet.Packet) *nat.Flow {
 func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
 	switch o := f.Owner.(type) {
 	case *tcpFlow:
-		if f.State() == nat.StateClosing && p.TCPFlags&(tcpSYN|tcpACK) == tcpSYN {
+		if f.State() == nat.StateClosing && p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn {
 			n.reopenTCP(b, p, f, o) // the peer reuses the port of a connection that is over
 			return
 		}
-		if o.dialling() && p.TCPFlags&tcpSYN != 0 {
+		if o.dialling() && p.TCPFlags&packet.TCPSyn != 0 {
 			n.counters.drop(dropDialing)
 			return
 		}

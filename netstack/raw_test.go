@@ -197,8 +197,8 @@ func TestHopLimitEndsHere(t *testing.T) {
 func TestOtherPeersAreOutOfReach(t *testing.T) {
 	n := newTestNet(t, testPolicy(t, nil))
 	w := newWire(n)
-	p := one(t, w.send(tcpPacket(ap(peerV4, 5), ap(otherV4, 22), tcpSYN, 100, 0)))
-	if p.Proto != packet.ProtoTCP || p.TCPFlags != tcpRST|tcpACK || p.Ack != 101 || p.DstAddr() != peerV4 {
+	p := one(t, w.send(tcpPacket(ap(peerV4, 5), ap(otherV4, 22), packet.TCPSyn, 100, 0)))
+	if p.Proto != packet.ProtoTCP || p.TCPFlags != packet.TCPRst|packet.TCPAck || p.Ack != 101 || p.DstAddr() != peerV4 {
 		t.Errorf("SYN: %+v", p)
 	}
 	p = one(t, w.send(udpPacket(ap(peerV4, 5), ap(otherV4, 9), 64, []byte("x"))))
@@ -209,7 +209,7 @@ func TestOtherPeersAreOutOfReach(t *testing.T) {
 	if p.ICMPType != icmp4Unreachable || p.DstAddr() != peerV4 {
 		t.Errorf("echo: %+v", p)
 	}
-	for _, b := range w.send(tcpPacket(ap(peerV4, 5), ap(otherV4, 22), tcpACK, 1, 1), tcpPacket(ap(peerV4, 5), ap(otherV4, 22), tcpRST, 1, 1)) {
+	for _, b := range w.send(tcpPacket(ap(peerV4, 5), ap(otherV4, 22), packet.TCPAck, 1, 1), tcpPacket(ap(peerV4, 5), ap(otherV4, 22), packet.TCPRst, 1, 1)) {
 		var p packet.Packet
 		if packet.Decode(&p, b); p.DstAddr() != peerV4 {
 			t.Errorf("%v came through", p.Key)
@@ -235,8 +235,8 @@ func TestAllowPeersOpensOneDirection(t *testing.T) {
 	// A new flow the other way, and one that only looks like the reply, are refused.
 	for _, c := range [][]byte{
 		udpPacket(ap(otherV4, 9), ap(peerV4, 6), 64, nil),
-		tcpPacket(ap(otherV4, 9), ap(peerV4, 5), tcpSYN, 1, 0),
-		tcpPacket(ap(otherV4, 9), ap(peerV4, 5), tcpACK, 1, 1),
+		tcpPacket(ap(otherV4, 9), ap(peerV4, 5), packet.TCPSyn, 1, 0),
+		tcpPacket(ap(otherV4, 9), ap(peerV4, 5), packet.TCPAck, 1, 1),
 		echoPacket(otherV4, peerV4, 1, 1, nil),
 	} {
 		if p = one(t, w.send(c)); p.DstAddr() != otherV4 {
@@ -270,8 +270,8 @@ func TestTooBigBetweenPeers(t *testing.T) {
 
 func TestStraySegmentIsReset(t *testing.T) {
 	w := newWire(newTestNet(t, testPolicy(t, nil)))
-	p := one(t, w.send(tcpPacket(ap(peerV4, 5), ap(outV4, 80), tcpACK, 1000, 2000)))
-	if p.TCPFlags != tcpRST || p.Seq != 2000 || p.SrcAddrPort() != ap(outV4, 80) {
+	p := one(t, w.send(tcpPacket(ap(peerV4, 5), ap(outV4, 80), packet.TCPAck, 1000, 2000)))
+	if p.TCPFlags != packet.TCPRst || p.Seq != 2000 || p.SrcAddrPort() != ap(outV4, 80) {
 		t.Errorf("%+v", p)
 	}
 }
@@ -306,8 +306,8 @@ func TestGarbageDoesNoHarm(t *testing.T) {
 	w := newWire(n)
 	rnd := rand.New(rand.NewPCG(3, 4))
 	seeds := [][]byte{
-		udpPacket(ap(peerV4, 5), ap(otherV4, 9), 64, randomBytes(50)), tcpPacket(ap(peerV4, 5), ap(otherV4, 9), tcpSYN, 1, 0),
-		tcpPacket(ap(peerV6, 5), ap(nodeV6, 53), tcpSYN, 1, 0), echoPacket(peerV6, nodeV6, 1, 2, randomBytes(30)),
+		udpPacket(ap(peerV4, 5), ap(otherV4, 9), 64, randomBytes(50)), tcpPacket(ap(peerV4, 5), ap(otherV4, 9), packet.TCPSyn, 1, 0),
+		tcpPacket(ap(peerV6, 5), ap(nodeV6, 53), packet.TCPSyn, 1, 0), echoPacket(peerV6, nodeV6, 1, 2, randomBytes(30)),
 		udpPacket(ap(peerV4, 5), ap(nodeV4, 53), 64, randomBytes(30)),
 	}
 	for range 20000 {

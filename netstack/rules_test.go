@@ -36,9 +36,9 @@ func TestRulesRejectOrDrop(t *testing.T) {
 		pkt  []byte
 		want uint8 // protocol of the answer; 0: none
 	}{
-		{"dropped TCP", tcpPacket(ap(peerV4, 5000), ap(outV4, 26), tcpSYN, 1, 0), 0},
-		{"rejected TCP", tcpPacket(ap(peerV4, 5000), ap(outV4, 25), tcpSYN, 1, 0), packet.ProtoTCP},
-		{"rejected TCP over IPv6", tcpPacket(ap(peerV6, 5000), ap(outV6, 25), tcpSYN, 1, 0), packet.ProtoTCP},
+		{"dropped TCP", tcpPacket(ap(peerV4, 5000), ap(outV4, 26), packet.TCPSyn, 1, 0), 0},
+		{"rejected TCP", tcpPacket(ap(peerV4, 5000), ap(outV4, 25), packet.TCPSyn, 1, 0), packet.ProtoTCP},
+		{"rejected TCP over IPv6", tcpPacket(ap(peerV6, 5000), ap(outV6, 25), packet.TCPSyn, 1, 0), packet.ProtoTCP},
 		{"rejected UDP", udpPacket(ap(peerV4, 5000), ap(outV4, 53), 64, nil), packet.ProtoICMPv4},
 		{"rejected UDP over IPv6", udpPacket(ap(peerV6, 5000), ap(outV6, 53), 64, nil), packet.ProtoICMPv6},
 		{"rejected UDP to the node itself", udpPacket(ap(peerV4, 5000), ap(nodeV4, 53), 64, nil), packet.ProtoICMPv4},
@@ -93,7 +93,7 @@ func TestFlowsOfLogRulesAreLogged(t *testing.T) {
 	var out bytes.Buffer
 	n.log = slog.New(slog.NewTextHandler(&out, nil))
 	w := newWire(n)
-	w.send(tcpPacket(ap(peerV4, 5000), ap(outV4, 25), tcpSYN, 1, 0))
+	w.send(tcpPacket(ap(peerV4, 5000), ap(outV4, 25), packet.TCPSyn, 1, 0))
 	w.send(echoPacket(peerV6, nodeV6, 1, 1, nil))
 	w.send(udpPacket(ap(peerV4, 5000), ap(outV4, 53), 64, nil))
 	for _, want := range []string{
@@ -105,7 +105,7 @@ func TestFlowsOfLogRulesAreLogged(t *testing.T) {
 		}
 	}
 	for range 100 {
-		w.send(tcpPacket(ap(peerV4, 5000), ap(outV4, 25), tcpSYN, 1, 0))
+		w.send(tcpPacket(ap(peerV4, 5000), ap(outV4, 25), packet.TCPSyn, 1, 0))
 	}
 	if lines := strings.Count(out.String(), "\n"); lines < 3 || lines > 40 || strings.Contains(out.String(), "proto=udp") {
 		t.Errorf("%d lines for 103 flows:\n%s", lines, &out)

@@ -203,7 +203,7 @@ func (c *tcpFlow) syn() []byte {
 	binary.BigEndian.PutUint16(h[0:], c.flow.Key.SrcPort)
 	binary.BigEndian.PutUint16(h[2:], c.flow.Key.DstPort)
 	binary.BigEndian.PutUint32(h[4:], c.isn)
-	h[12], h[13] = tcpHeader/4<<4, tcpSYN
+	h[12], h[13] = tcpHeader/4<<4, packet.TCPSyn
 	return h[:]
 }
 
