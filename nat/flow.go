@@ -95,8 +95,6 @@ type Flow struct {
 
 	// Generation is the policy generation the flow was last admitted under.
 	Generation atomic.Uint32
-	// FromPeer and ToPeer count the packets and bytes of the two directions.
-	FromPeer, ToPeer Counter
 
 	last  atomic.Int64  // table time of the latest packet
 	state atomic.Uint32 // a State; written under the shard's mutex
@@ -105,15 +103,6 @@ type Flow struct {
 	shard        *shard
 	timer, class link
 	slot         int32
-}
-
-// Counter counts one direction.
-type Counter struct{ Packets, Bytes atomic.Uint64 }
-
-// Add counts one packet of n bytes.
-func (c *Counter) Add(n int) {
-	c.Packets.Add(1)
-	c.Bytes.Add(uint64(n))
 }
 
 // Touch notes a packet at table time now (see Table.Now); it keeps the flow, and its twin, from expiring.

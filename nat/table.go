@@ -1,5 +1,5 @@
-// Package nat is the router's one flow table: every conversation that passes, of every kind, stands here with its verdict,
-// its timeout and its counters, bounded in total and per peer.
+// Package nat is the router's one flow table: every conversation that passes, of every kind, stands here with its owner
+// and its timeout, bounded in total and per peer.
 //
 // A flow is found by its key (peer, protocol, both ends) on the packet path; lookups allocate nothing. Flows end by
 // timeout, by their owner, by eviction when their peer is at its limit, or when a permission is withdrawn. All methods are
@@ -59,9 +59,6 @@ type Table struct {
 	start  time.Time
 	count  atomic.Int64
 	closed atomic.Bool
-
-	// Full counts the flows refused since their peer, or the table, was full of assured flows.
-	Full atomic.Uint64
 
 	shards [shards]shard
 }
@@ -154,7 +151,6 @@ func (t *Table) insert(f *Flow, now int64, evicted *[]*Flow) bool {
 	}
 	if p.count >= t.cfg.MaxPerPeer || t.count.Load() >= int64(t.cfg.Max) {
 		if p.unassured.empty() {
-			t.Full.Add(1)
 			return false
 		}
 		old := p.unassured.next.flow

@@ -19,6 +19,15 @@ func localError(v uint8, e *hostsock.ICMPError) (packet.ICMP, bool) {
 	return refusal(v, e.Errno)
 }
 
+// exhausted reports whether the host has run out of something: the peer may try again, and is told nothing.
+func exhausted(errno syscall.Errno) bool {
+	switch errno {
+	case syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM, syscall.EAGAIN:
+		return true
+	}
+	return false
+}
+
 // refusal maps the kernel's refusal to send or connect to the ICMP error of a router in its place.
 func refusal(v uint8, errno syscall.Errno) (packet.ICMP, bool) {
 	switch errno {

@@ -115,10 +115,9 @@ func (n *Net) translateError(k *packet.Key, e *hostsock.ICMPError) (from netip.A
 	return from, icmp, from.IsValid()
 }
 
-// flowAnswered notes the first answer to a flow; later ones cost one atomic load.
-func (n *Net) flowAnswered(f *nat.Flow, now int64, size int) {
+// flowAnswered notes an answer to a flow; all but the first cost one atomic load.
+func (n *Net) flowAnswered(f *nat.Flow, now int64) {
 	f.Touch(now)
-	f.ToPeer.Add(size)
 	if f.State() == nat.StateNew {
 		n.table.SetState(f, nat.StateAssured)
 	}

@@ -205,7 +205,13 @@ func (n *Net) Flows() Flows {
 }
 
 // Drops returns how many packets were not passed on, by reason; reasons that never occurred are absent.
-func (n *Net) Drops() map[string]uint64 { return n.counters.snapshot() }
+func (n *Net) Drops() map[string]uint64 {
+	m := n.counters.snapshot()
+	if t := n.poller.Stats().Truncated; t > 0 {
+		m["truncated"] = t // a host datagram larger than any buffer
+	}
+	return m
+}
 
 // ListenTCP listens on one of the node's own mesh addresses.
 func (n *Net) ListenTCP(a netip.AddrPort) (net.Listener, error) {

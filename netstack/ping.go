@@ -85,7 +85,7 @@ func (m *pingMapping) reply(d *hostsock.Inbound, now int64) {
 		n.counters.drop(dropUnsolicited)
 		return
 	}
-	n.flowAnswered(f, now, d.N)
+	n.flowAnswered(f, now)
 	data := msg[icmpHeader:]
 	hlen := 20 + icmpHeader
 	if m.key.v == 6 {

@@ -40,7 +40,6 @@ func (n *Net) fromPeer(b *batch, raw []byte) {
 	}
 	if f := n.flowOf(b, p); f != nil {
 		f.Touch(b.now)
-		f.FromPeer.Add(len(p.Buf))
 		n.carry(b, p, f)
 	}
 }

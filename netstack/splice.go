@@ -8,7 +8,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
 
-	"culvert.dev/culvert/nat"
 	"culvert.dev/culvert/netstack/hostsock"
 )
 
@@ -20,11 +19,6 @@ type splice struct {
 	wq   *waiter.Queue
 	host *hostsock.TCP
 	bufs *hostsock.BufPool
-	flow *nat.Flow
-}
-
-func newSplice(ep tcpip.Endpoint, wq *waiter.Queue, host *hostsock.TCP, bufs *hostsock.BufPool, f *nat.Flow) *splice {
-	return &splice{ep, wq, host, bufs, f}
 }
 
 // run returns when both directions have ended and both connections are closed.
@@ -145,7 +139,6 @@ func (s *splice) toPeer() {
 	for {
 		buf, n, err := s.host.Recv(s.bufs)
 		if n > 0 {
-			s.flow.ToPeer.Bytes.Add(uint64(n))
 			terr := s.writeToPeer(buf.B[:n], ready)
 			buf.Release()
 			if terr != nil {

@@ -95,7 +95,6 @@ func (n *Net) reopenTCP(b *batch, p *packet.Packet, f *nat.Flow, old *tcpFlow) {
 	old.abort()
 	b.lastFlow = nil
 	if f := n.admit(b, p); f != nil {
-		f.FromPeer.Add(len(p.Buf))
 		n.carry(b, p, f)
 	}
 }
@@ -133,7 +132,7 @@ func (n *Net) acceptTCP(r *tcp.ForwarderRequest) {
 		return
 	}
 	n.table.SetState(f, nat.StateAssured)
-	newSplice(ep, &wq, host, n.bufs, f).run()
+	(&splice{ep: ep, wq: &wq, host: host, bufs: n.bufs}).run()
 	n.table.SetState(f, nat.StateClosing)
 }
 
@@ -187,7 +186,7 @@ func (n *Net) dialFailed(c *tcpFlow, err error) (reset bool) {
 		return true
 	case de.ICMP != nil && !de.ICMP.Local:
 		n.hostError(k, de.ICMP, c.syn(), tcpHeader)
-	case de.Errno == syscall.EMFILE || de.Errno == syscall.ENFILE:
+	case exhausted(de.Errno):
 		n.counters.drop(dropSocketLimit)
 	default:
 		n.hostError(k, &hostsock.ICMPError{Local: true, Errno: de.Errno}, c.syn(), tcpHeader)

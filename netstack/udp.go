@@ -50,13 +50,17 @@ func (m *udpMapping) send(out []hostsock.Datagram, pkts [][]byte, df bool) {
 // refused answers for a datagram that the host's kernel did not take.
 func (m *udpMapping) refused(pkt []byte, to netip.Addr, errno syscall.Errno) {
 	n := m.n
+	why := dropHostSend
+	if errno == syscall.EMSGSIZE {
+		why = dropTooBig
+	}
+	n.counters.drop(why)
 	var p packet.Packet
-	if packet.Decode(&p, pkt) != packet.FaultNone {
+	if packet.Decode(&p, pkt) != packet.FaultNone { // bytes behind the datagram were cut off: it cannot be quoted
 		return
 	}
 	p.Peer = m.key.peer
-	if errno == syscall.EMSGSIZE {
-		n.counters.drop(dropTooBig)
+	if why == dropTooBig {
 		if !n.mayAnswer(&p) { // asked first: finding the MTU costs a socket
 			return
 		}
@@ -65,7 +69,6 @@ func (m *udpMapping) refused(pkt []byte, to netip.Addr, errno syscall.Errno) {
 		}
 		return
 	}
-	n.counters.drop(dropHostSend)
 	if icmp, ok := refusal(p.V, errno); ok {
 		n.answerICMP(&p, icmp)
 	}
@@ -84,7 +87,7 @@ func (m *udpMapping) Datagrams(in []hostsock.Inbound) {
 			continue
 		}
 		if f != nil {
-			n.flowAnswered(f, now, d.N)
+			n.flowAnswered(f, now)
 		}
 		r := udpReplies.Get().(*udpReply)
 		*r = udpReply{hdr: packet.MakeUDPHeader(d.From, m.end), buf: d.Buf, n: d.N, gso: max(d.GSO, 1), ttl: hopsLeft(d.TTL)}
