@@ -2,119 +2,100 @@ package nat
 
 import (
 	"sync/atomic"
-	"time"
 
 	"culvert.dev/culvert/internal/packet"
 )
 
-// State is how far a flow has come; it decides the flow's timeout and whether it may be evicted.
-type State uint8
-
-//	first answer / handshake done            both ends done, or a RST
-//
-// new ------------------------------> assured ------------------------------> closing
-//
-//	\__________________________________________________________________________^
+// Peer numbers with a meaning of their own; WireGuard peers count from 1.
 const (
-	StateNew     State = iota // seen from one side only: a SYN being dialled, UDP without an answer
-	StateAssured              // both sides have spoken: never evicted for a newer flow
-	StateClosing              // over, kept so that late packets are recognised
+	PeerUpstream uint16 = 0xffff // whatever lies behind the upstream tunnel
+	PeerSelf     uint16 = 0xfffe // the node itself, as a user of the upstream tunnel
 )
 
-func (s State) String() string { return [...]string{"new", "assured", "closing"}[s] }
+// Dir is the direction of a packet as seen from its flow's first packet.
+type Dir uint8
 
-// Timeouts say how long a flow of each kind may be idle. The zero value of a field means its default.
-type Timeouts struct {
-	UDP            time.Duration // both ways: 5 min, RFC 4787 section 4.3 REQ-5
-	UDPOneWay      time.Duration // no answer yet: 30 s, as netfilter
-	UDPDNS         time.Duration // port 53 after the answer: 10 s
-	TCPEstablished time.Duration // 2 h 4 min, RFC 5382 section 5 REQ-5
-	TCPTransitory  time.Duration // SYN seen: 4 min, RFC 5382 section 5 REQ-5
-	TCPClosing     time.Duration // both FINs or a RST seen: 30 s
-	ICMP           time.Duration // 60 s, RFC 5508 section 3.2 REQ-2
-	Other          time.Duration // any other protocol between peers: 5 min
-}
+const (
+	Original Dir = iota // as the first packet
+	Reply               // the other way
+)
 
-func (t Timeouts) withDefaults() Timeouts {
-	def := func(d *time.Duration, v time.Duration) {
-		if *d <= 0 {
-			*d = v
-		}
-	}
-	def(&t.UDP, 300*time.Second)
-	def(&t.UDPOneWay, 30*time.Second)
-	def(&t.UDPDNS, 10*time.Second)
-	def(&t.TCPEstablished, 7440*time.Second)
-	def(&t.TCPTransitory, 240*time.Second)
-	def(&t.TCPClosing, 30*time.Second)
-	def(&t.ICMP, 60*time.Second)
-	def(&t.Other, 300*time.Second)
-	return t
-}
+// Other is the opposite direction.
+func (d Dir) Other() Dir { return d ^ 1 }
 
-// of returns the idle time after which a flow in state s ends.
-func (t *Timeouts) of(k *packet.Key, s State) time.Duration {
-	switch k.Proto {
-	case packet.ProtoTCP:
-		switch s {
-		case StateNew:
-			return t.TCPTransitory
-		case StateAssured:
-			return t.TCPEstablished
-		default:
-			return t.TCPClosing
-		}
-	case packet.ProtoUDP:
-		switch {
-		case s == StateNew:
-			return t.UDPOneWay
-		case k.DstPort == 53:
-			return t.UDPDNS
-		default:
-			return t.UDP
-		}
-	case packet.ProtoICMPv4, packet.ProtoICMPv6:
-		return t.ICMP
-	default:
-		return t.Other
-	}
-}
+func (d Dir) String() string { return [...]string{"original", "reply"}[d&1] }
 
-// Flow is one tracked conversation, named by the direction of its first packet.
+// Flow is one tracked conversation, named by the two tuples that its packets carry on arrival, as netfilter's conntrack
+// does. Where the two are not each other's reverse, the flow is translated.
 //
-// Key, Twin and Owner are set before Insert and never change. The counters are atomic; state and list links belong to the
+// Key, Reply and Owner are set before Insert and never change. The counters are atomic; states and list links belong to the
 // table.
 type Flow struct {
+	// Key is what packets of the original direction look like; its Peer opened the flow and is charged for it.
 	Key packet.Key
+	// Reply is what answers look like when they arrive as packets; its V is zero where they do not: on the host's
+	// sockets, in gVisor.
+	Reply packet.Key
 
 	// Owner is what carries the flow on its other side: a connection, a mapping, another peer. The table only keeps it.
 	Owner any
-	// Twin is the entry for the opposite direction of a flow between two peers: the same conversation under the other
-	// peer's key. It lives and dies with this one.
-	Twin *Flow
 
 	// Generation is the policy generation the flow was last admitted under.
 	Generation atomic.Uint32
 
-	last  atomic.Int64  // table time of the latest packet
-	state atomic.Uint32 // a State; written under the shard's mutex
-	dead  atomic.Bool   // removed from the table
+	began  int64
+	last   atomic.Int64 // table time of the latest packet
+	counts [2]counts
+	state  atomic.Uint32 // a State, and a TCPState above it; written under the shard's mutex
+	dead   atomic.Bool   // removed from the table
 
 	shard        *shard
 	timer, class link
 	slot         int32
 }
 
-// Touch notes a packet at table time now (see Table.Now); it keeps the flow, and its twin, from expiring.
-func (f *Flow) Touch(now int64) {
-	f.last.Store(now)
-	if f.Twin != nil {
-		f.Twin.last.Store(now)
+// counts are one direction's, as the peers see it: whole IP packets.
+type counts struct{ packets, bytes atomic.Uint64 }
+
+// Tuple is what packets of direction d look like when they arrive.
+func (f *Flow) Tuple(d Dir) *packet.Key {
+	if d == Original {
+		return &f.Key
 	}
+	return &f.Reply
 }
 
+// Onward is what a packet of direction d looks like when it leaves: the reverse of what the other direction's look like when they
+// arrive. Its Peer is who gets it. It has no meaning for a flow without a Reply tuple.
+func (f *Flow) Onward(d Dir) packet.Key { return f.Tuple(d.Other()).Reverse() }
+
+// Touch notes a packet at table time now (see Table.Now); it keeps the flow from expiring.
+func (f *Flow) Touch(now int64) { f.last.Store(now) }
+
+// Count adds packets and their bytes to one direction.
+func (f *Flow) Count(d Dir, packets, bytes int) {
+	c := &f.counts[d]
+	c.packets.Add(uint64(packets))
+	c.bytes.Add(uint64(bytes))
+}
+
+// Counters returns what Count has added up.
+func (f *Flow) Counters(d Dir) (packets, bytes uint64) {
+	c := &f.counts[d]
+	return c.packets.Load(), c.bytes.Load()
+}
+
+// Started is the table time at which the flow was entered.
+func (f *Flow) Started() int64 { return f.began }
+
+// Last is the table time of the latest packet.
+func (f *Flow) Last() int64 { return f.last.Load() }
+
 // State returns the flow's state.
-func (f *Flow) State() State { return State(f.state.Load()) }
+func (f *Flow) State() State { return State(f.state.Load() & 0xff) }
+
+// TCP returns the state of the flow's TCP connection; TCPNone for any other.
+func (f *Flow) TCP() TCPState { return TCPState(f.state.Load() >> 8) }
 
 // Dead reports whether the flow has left the table. A cached *Flow is good while this is false.
 func (f *Flow) Dead() bool { return f.dead.Load() }

@@ -1,9 +1,9 @@
 // Package nat is the router's one flow table: every conversation that passes, of every kind, stands here with its owner
 // and its timeout, bounded in total and per peer.
 //
-// A flow is found by its key (peer, protocol, both ends) on the packet path; lookups allocate nothing. Flows end by
+// A flow is found by the tuple (peer, protocol, both ends) of either direction; lookups allocate nothing. Flows end by
 // timeout, by their owner, by eviction when their peer is at its limit, or when a permission is withdrawn. All methods are
-// safe for concurrent use. Flows of one peer share a shard, so that a peer's packets contend with its own replies only.
+// safe for concurrent use.
 //
 // The table does not read packets, decide policy, or own sockets: it calls Config.OnEnd and the owner does the rest.
 //
@@ -49,6 +49,7 @@ type Config struct {
 
 const (
 	shards    = 16
+	stripes   = 64
 	slots     = 512 // timer wheel of one-second slots; longer timeouts go round again
 	slotWidth = int64(time.Second)
 )
@@ -60,13 +61,24 @@ type Table struct {
 	count  atomic.Int64
 	closed atomic.Bool
 
-	shards [shards]shard
+	shards  [shards]shard
+	stripes [stripes]stripe
+
+	watch    observers
+	watchers atomic.Pointer[[]*observer] // of watch.list; nil: none
 }
 
+// stripe is a part of the index from tuples to flows, by the tuple's hash.
+type stripe struct {
+	mu    sync.RWMutex // guards the following; taken inside a shard's mutex, never two at once
+	flows map[packet.Key]*Flow
+}
+
+// shard holds what is kept by peer: quotas, the order of eviction, timers.
 type shard struct {
 	mu    sync.Mutex // guards the following
-	flows map[packet.Key]*Flow
 	peers map[uint16]*peerFlows
+	quota map[uint16]int
 	wheel [slots]link
 	tick  int64 // the last slot that Expire has emptied
 }
@@ -89,11 +101,14 @@ func New(cfg Config) *Table {
 	t := &Table{cfg: cfg, start: time.Now()}
 	for i := range t.shards {
 		s := &t.shards[i]
-		s.flows = make(map[packet.Key]*Flow)
 		s.peers = make(map[uint16]*peerFlows)
+		s.quota = make(map[uint16]int)
 		for j := range s.wheel {
 			s.wheel[j].init()
 		}
+	}
+	for i := range t.stripes {
+		t.stripes[i].flows = make(map[packet.Key]*Flow)
 	}
 	return t
 }
@@ -106,116 +121,191 @@ func (t *Table) Len() int { return int(t.count.Load()) }
 
 func (t *Table) shardOf(peer uint16) *shard { return &t.shards[peer%shards] }
 
-// Lookup finds the flow that k names, or nil. It does not count as traffic: see Flow.Touch.
-func (t *Table) Lookup(k *packet.Key) *Flow {
-	s := t.shardOf(k.Peer)
-	s.mu.Lock()
-	f := s.flows[*k]
-	s.mu.Unlock()
-	return f
+// stripeOf spreads tuples by what differs between a peer's flows.
+func (t *Table) stripeOf(k *packet.Key) *stripe {
+	h := uint32(k.SrcPort)*0x9e3779b1 ^ uint32(k.DstPort)*0x85ebca6b ^ uint32(k.Dst[15])<<8 ^ uint32(k.Src[15])<<16
+	return &t.stripes[(h^h>>16)%stripes]
 }
 
-// Insert enters f, in StateNew, as seen at table time now (see Now). At a limit the oldest unassured flow of the same peer makes
-// room; if there is none, the key is taken, or the table is closed, Insert reports false and f is not entered. A Twin is entered with f, or
-// neither is.
-func (t *Table) Insert(f *Flow, now int64) bool {
-	var evicted []*Flow
-	ok := t.insert(f, now, &evicted)
-	if ok && f.Twin != nil {
-		f.Twin.Twin = f
-		if !t.insert(f.Twin, now, &evicted) {
-			t.remove(f)
-			ok = false
-		}
+// Lookup finds the flow that has k for one of its tuples, and which; or nil. It does not count as traffic: see Flow.Touch.
+func (t *Table) Lookup(k *packet.Key) (*Flow, Dir) {
+	s := t.stripeOf(k)
+	s.mu.RLock()
+	f := s.flows[*k]
+	s.mu.RUnlock()
+	if f == nil || f.Key == *k {
+		return f, Original
 	}
-	for _, v := range evicted {
-		t.ended(v, Evicted)
+	return f, Reply
+}
+
+func (t *Table) indexLocked(k *packet.Key, f *Flow) bool {
+	s := t.stripeOf(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, taken := s.flows[*k]; taken {
+		return false
+	}
+	s.flows[*k] = f
+	return true
+}
+
+func (t *Table) unindexLocked(k *packet.Key) {
+	s := t.stripeOf(k)
+	s.mu.Lock()
+	delete(s.flows, *k)
+	s.mu.Unlock()
+}
+
+// SetQuota sets how many flows a peer may have; zero means the default, Config.MaxPerPeer. Flows above a lower quota stay until
+// they end or newer ones take their place.
+func (t *Table) SetQuota(peer uint16, flows int) {
+	s := t.shardOf(peer)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if flows <= 0 {
+		delete(s.quota, peer)
+		return
+	}
+	s.quota[peer] = flows
+}
+
+// Insert enters f, in StateNew, as seen at table time now (see Now), under both its tuples. At a limit the oldest unassured flow of
+// the same peer makes room; if there is none, a tuple is taken, or the table is closed, Insert reports false and f is not entered.
+func (t *Table) Insert(f *Flow, now int64) bool {
+	evicted, ok := t.insert(f, now)
+	if evicted != nil {
+		t.ended(evicted, Evicted)
+	}
+	if ok {
+		t.notify(EventNew, f, 0)
 	}
 	return ok
 }
 
-func (t *Table) insert(f *Flow, now int64, evicted *[]*Flow) bool {
+func (t *Table) insert(f *Flow, now int64) (evicted *Flow, ok bool) {
 	s := t.shardOf(f.Key.Peer)
+	f.began = now
 	f.last.Store(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, taken := s.flows[f.Key]; taken || t.closed.Load() {
-		return false
+	if t.closed.Load() {
+		return nil, false
 	}
 	p := s.peers[f.Key.Peer]
 	if p == nil {
 		p = &peerFlows{}
 		p.unassured.init()
 		p.keeps.init()
-		s.peers[f.Key.Peer] = p
 	}
-	if p.count >= t.cfg.MaxPerPeer || t.count.Load() >= int64(t.cfg.Max) {
+	quota := t.cfg.MaxPerPeer
+	if q, ok := s.quota[f.Key.Peer]; ok {
+		quota = q
+	}
+	if p.count >= quota || t.count.Load() >= int64(t.cfg.Max) {
 		if p.unassured.empty() {
-			return false
+			return nil, false
 		}
-		old := p.unassured.next.flow
-		t.unlinkLocked(s, old)
-		*evicted = append(*evicted, old)
-		// The peer's record may have gone with its last flow.
-		if s.peers[f.Key.Peer] == nil {
-			s.peers[f.Key.Peer] = p
-		}
+		evicted = p.unassured.next.flow
+		t.unlinkLocked(s, evicted)
 	}
 	f.shard, f.timer.flow, f.class.flow = s, f, f
-	s.flows[f.Key] = f
+	if !t.indexLocked(&f.Key, f) {
+		return evicted, false
+	}
+	if f.Reply.V != 0 && !t.indexLocked(&f.Reply, f) {
+		t.unindexLocked(&f.Key)
+		return evicted, false
+	}
+	s.peers[f.Key.Peer] = p // again: the record may have gone with the evicted flow
 	p.count++
 	p.unassured.pushBack(&f.class)
 	t.count.Add(1)
 	t.scheduleLocked(s, f)
-	return true
+	return evicted, true
 }
 
 // SetState moves the flow to a later state; an earlier or equal one changes nothing.
 func (t *Table) SetState(f *Flow, st State) {
+	if f.shard == nil || st <= f.State() {
+		return
+	}
+	t.setState(f, st, f.TCP())
+}
+
+// SetTCP notes a new state of the flow's TCP connection; the flow's own state follows, but never goes back.
+func (t *Table) SetTCP(f *Flow, s TCPState) {
+	if f.shard == nil || s == f.TCP() {
+		return
+	}
+	t.setState(f, s.state(), s)
+}
+
+func (t *Table) setState(f *Flow, st State, tcp TCPState) {
 	s := f.shard
-	if s == nil || st <= f.State() {
-		return
-	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if f.dead.Load() || st <= f.State() {
+	if f.dead.Load() {
+		s.mu.Unlock()
 		return
 	}
-	f.state.Store(uint32(st))
-	p := s.peers[f.Key.Peer]
-	f.class.unlink()
-	if st == StateAssured {
-		p.keeps.pushBack(&f.class)
-	} else {
-		p.unassured.pushBack(&f.class)
+	old := f.State()
+	st = max(st, old)
+	f.state.Store(uint32(st) | uint32(tcp)<<8)
+	if st != old {
+		p := s.peers[f.Key.Peer]
+		f.class.unlink()
+		if st == StateAssured {
+			p.keeps.pushBack(&f.class)
+		} else {
+			p.unassured.pushBack(&f.class)
+		}
 	}
 	f.timer.unlink()
 	t.scheduleLocked(s, f)
+	s.mu.Unlock()
+	t.notify(EventUpdate, f, 0)
 }
 
-// Remove ends the flow (and its twin) at its owner's wish; OnEnd is not called. Removing it again does nothing. It reports whether
-// this call removed it.
-func (t *Table) Remove(f *Flow) bool { return t.remove(f) }
+// Left is how long the flow will stay if nothing more comes.
+func (t *Table) Left(f *Flow, now int64) time.Duration {
+	return max(0, time.Duration(f.last.Load()-now)+t.cfg.Timeouts.of(f))
+}
 
-func (t *Table) remove(f *Flow) bool {
+// Remove ends the flow at its owner's wish; OnEnd is not called. Removing it again does nothing. It reports whether this call removed
+// it.
+func (t *Table) Remove(f *Flow) bool {
+	if !t.unlink(f) {
+		return false
+	}
+	t.notify(EventDestroy, f, Removed)
+	return true
+}
+
+// End removes the flow and tells OnEnd why, once.
+func (t *Table) End(f *Flow, why End) {
+	if t.unlink(f) {
+		t.ended(f, why)
+	}
+}
+
+func (t *Table) unlink(f *Flow) bool {
 	s := f.shard
 	if s == nil {
 		return false
 	}
 	s.mu.Lock()
-	gone := t.unlinkLocked(s, f)
-	s.mu.Unlock()
-	if w := f.Twin; gone && w != nil {
-		t.remove(w)
-	}
-	return gone
+	defer s.mu.Unlock()
+	return t.unlinkLocked(s, f)
 }
 
 func (t *Table) unlinkLocked(s *shard, f *Flow) bool {
 	if f.dead.Swap(true) {
 		return false
 	}
-	delete(s.flows, f.Key)
+	t.unindexLocked(&f.Key)
+	if f.Reply.V != 0 {
+		t.unindexLocked(&f.Reply)
+	}
 	f.timer.unlink()
 	f.class.unlink()
 	if p := s.peers[f.Key.Peer]; p != nil {
@@ -229,9 +319,7 @@ func (t *Table) unlinkLocked(s *shard, f *Flow) bool {
 
 // ended finishes what unlinkLocked began, without a lock.
 func (t *Table) ended(f *Flow, why End) {
-	if w := f.Twin; w != nil {
-		t.remove(w)
-	}
+	t.notify(EventDestroy, f, why)
 	if t.cfg.OnEnd != nil {
 		t.cfg.OnEnd(f, why)
 	}
@@ -239,7 +327,7 @@ func (t *Table) ended(f *Flow, why End) {
 
 // scheduleLocked puts the flow into the wheel slot in which it may be due; packets that arrive later do not move it.
 func (t *Table) scheduleLocked(s *shard, f *Flow) {
-	due := (f.last.Load() + int64(t.cfg.Timeouts.of(&f.Key, f.State()))) / slotWidth
+	due := (f.last.Load() + int64(t.cfg.Timeouts.of(f))) / slotWidth
 	due = max(due, s.tick+1)
 	due = min(due, s.tick+slots-1)
 	f.slot = int32(due % slots)
@@ -270,7 +358,7 @@ func (t *Table) Expire(now int64) {
 			for !due.empty() {
 				f := due.next.flow
 				f.timer.unlink()
-				if f.last.Load()+int64(t.cfg.Timeouts.of(&f.Key, f.State())) > now {
+				if f.last.Load()+int64(t.cfg.Timeouts.of(f)) > now {
 					t.scheduleLocked(s, f)
 					continue
 				}
@@ -303,14 +391,16 @@ func (t *Table) EvictOldest(peer uint16) bool {
 
 // Each calls fn for a snapshot of all flows, without a lock held.
 func (t *Table) Each(fn func(*Flow)) {
-	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock()
+	for i := range t.stripes {
+		s := &t.stripes[i]
+		s.mu.RLock()
 		all := make([]*Flow, 0, len(s.flows))
-		for _, f := range s.flows {
-			all = append(all, f)
+		for k, f := range s.flows {
+			if f.Key == k {
+				all = append(all, f)
+			}
 		}
-		s.mu.Unlock()
+		s.mu.RUnlock()
 		for _, f := range all {
 			fn(f)
 		}
@@ -324,20 +414,6 @@ func (t *Table) Recheck(allowed func(*Flow) bool) {
 			t.End(f, Withdrawn)
 		}
 	})
-}
-
-// End removes the flow and tells OnEnd why, once.
-func (t *Table) End(f *Flow, why End) {
-	s := f.shard
-	if s == nil {
-		return
-	}
-	s.mu.Lock()
-	gone := t.unlinkLocked(s, f)
-	s.mu.Unlock()
-	if gone {
-		t.ended(f, why)
-	}
 }
 
 // Close ends all flows and lets no new ones in.

@@ -3,6 +3,7 @@ package nat
 import (
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,7 +64,7 @@ func TestTrafficKeepsAFlow(t *testing.T) {
 		}
 		tab.Expire(sec(s))
 	}
-	if f.Dead() || tab.Lookup(&f.Key) != f {
+	if g, _ := tab.Lookup(&f.Key); f.Dead() || g != f {
 		t.Error("a flow with traffic every 29 s expired")
 	}
 	tab.Expire(sec(1e6)) // a clock that jumps past the whole wheel
@@ -106,25 +107,107 @@ func TestPeerAtItsLimitLosesItsOldestUnassuredFlow(t *testing.T) {
 	}
 }
 
-func TestTwinsLiveAndDieTogether(t *testing.T) {
+func TestAFlowIsFoundByBothTuples(t *testing.T) {
 	ends := 0
 	tab := New(Config{OnEnd: func(*Flow, End) { ends++ }})
 	k := key(1, packet.ProtoTCP, 5, 6)
 	r := k.Reverse()
-	r.Peer = 2
-	f := &Flow{Key: k, Twin: &Flow{Key: r}}
-	if !tab.Insert(f, 0) || tab.Len() != 2 || tab.Lookup(&r) != f.Twin || f.Twin.Twin != f {
-		t.Fatal("twin not entered")
+	r.Peer, r.DstPort = 2, 40000 // translated
+	f := &Flow{Key: k, Reply: r}
+	if !tab.Insert(f, 0) || tab.Len() != 1 {
+		t.Fatal("not entered")
 	}
-	if tab.Insert(&Flow{Key: key(1, packet.ProtoTCP, 7, 7), Twin: &Flow{Key: r}}, 0) {
-		t.Error("entered although the twin's key is taken")
+	if g, d := tab.Lookup(&k); g != f || d != Original {
+		t.Errorf("by its key: %v %v", g, d)
 	}
-	if tab.Len() != 2 {
-		t.Errorf("%d flows after a refused twin, want 2", tab.Len())
+	if g, d := tab.Lookup(&r); g != f || d != Reply {
+		t.Errorf("by its reply tuple: %v %v", g, d)
 	}
-	tab.End(f.Twin, Withdrawn)
-	if !f.Dead() || tab.Len() != 0 || ends != 1 {
+	if on := f.Onward(Original); on != r.Reverse() {
+		t.Errorf("goes on as %v, want %v", on, r.Reverse())
+	}
+	if on := f.Onward(Reply); on != k.Reverse() {
+		t.Errorf("answers go on as %v, want %v", on, k.Reverse())
+	}
+	if tab.Insert(&Flow{Key: key(1, packet.ProtoTCP, 7, 7), Reply: r}, 0) {
+		t.Error("entered although the reply tuple is taken")
+	}
+	half := key(1, packet.ProtoTCP, 7, 7)
+	if g, _ := tab.Lookup(&half); g != nil || tab.Len() != 1 {
+		t.Errorf("half of a refused flow is there; %d flows", tab.Len())
+	}
+	tab.End(f, Withdrawn)
+	if g, _ := tab.Lookup(&r); g != nil || !f.Dead() || tab.Len() != 0 || ends != 1 {
 		t.Errorf("dead=%v len=%d ends=%d", f.Dead(), tab.Len(), ends)
+	}
+}
+
+func TestObserversSeeEveryChange(t *testing.T) {
+	var got []string
+	tab := New(Config{MaxPerPeer: 1})
+	stop := tab.Observe(func(e Event) {
+		s := e.Kind.String() + " " + e.Flow.TCP().String()
+		if e.Kind == EventDestroy {
+			s += " " + e.Why.String()
+		}
+		got = append(got, s)
+	})
+	f := &Flow{Key: key(1, packet.ProtoTCP, 1, 2)}
+	tab.Insert(f, 0)
+	tab.SetTCP(f, TCPSynSent)
+	tab.SetTCP(f, TCPSynSent)
+	tab.Insert(&Flow{Key: key(1, packet.ProtoTCP, 2, 2)}, 1)
+	g := &Flow{Key: key(2, packet.ProtoTCP, 2, 2)}
+	tab.Insert(g, 1)
+	tab.Remove(g)
+	stop()
+	tab.Close()
+	want := "NEW NONE,UPDATE SYN_SENT,DESTROY SYN_SENT evicted,NEW NONE,NEW NONE,DESTROY NONE removed"
+	if s := strings.Join(got, ","); s != want {
+		t.Errorf("got  %s\nwant %s", s, want)
+	}
+}
+
+func TestTCPStateDecidesTheTimeout(t *testing.T) {
+	for _, c := range []struct {
+		states []TCPState
+		want   time.Duration
+	}{
+		{[]TCPState{TCPSynSent}, 240 * time.Second},
+		{[]TCPState{TCPSynSent, TCPSynRecv}, 240 * time.Second},
+		{[]TCPState{TCPSynSent, TCPEstablished}, 7440 * time.Second},
+		{[]TCPState{TCPEstablished, TCPFinWait}, 240 * time.Second},
+		{[]TCPState{TCPEstablished, TCPLastAck}, 240 * time.Second},
+		{[]TCPState{TCPEstablished, TCPTimeWait}, 30 * time.Second},
+		{[]TCPState{TCPSynSent, TCPClose}, 30 * time.Second},
+		{[]TCPState{TCPSynSent2}, 240 * time.Second},
+	} {
+		tab := New(Config{})
+		f := &Flow{Key: key(1, packet.ProtoTCP, 1, 2)}
+		tab.Insert(f, 0)
+		for _, s := range c.states {
+			tab.SetTCP(f, s)
+		}
+		if got := tab.Left(f, 0); got != c.want {
+			t.Errorf("%v: %v, want %v", c.states, got, c.want)
+		}
+	}
+}
+
+func TestAPeersOwnQuota(t *testing.T) {
+	tab := New(Config{MaxPerPeer: 10})
+	tab.SetQuota(1, 2)
+	for i := range 4 {
+		f := &Flow{Key: key(1, packet.ProtoUDP, uint16(i+1), 9)}
+		tab.Insert(f, 0)
+		tab.SetState(f, StateAssured)
+	}
+	if n := tab.Len(); n != 2 {
+		t.Errorf("%d flows with a quota of 2", n)
+	}
+	tab.SetQuota(1, 0)
+	if !tab.Insert(&Flow{Key: key(1, packet.ProtoUDP, 99, 9)}, 0) {
+		t.Error("refused although the quota is the default again")
 	}
 }
 
@@ -142,7 +225,7 @@ func TestAgainstModel(t *testing.T) {
 	for range 60000 {
 		now += rnd.Int64N(int64(200 * time.Millisecond))
 		k := key(uint16(rnd.IntN(40)), []uint8{1, 6, 17}[rnd.IntN(3)], uint16(rnd.IntN(30)), []uint16{53, 80}[rnd.IntN(2)])
-		f := tab.Lookup(&k)
+		f, _ := tab.Lookup(&k)
 		e := model[k]
 		if (f == nil) != (e == nil) || e != nil && e.f != f {
 			t.Fatalf("at %d: table has %v, model %v", now, f, e)
@@ -170,7 +253,9 @@ func TestAgainstModel(t *testing.T) {
 			tab.Expire(now)
 			for k, e := range model {
 				to := Timeouts{}.withDefaults()
-				if due := e.last + int64(to.of(&k, e.st)); due <= now-int64(time.Second) {
+				like := &Flow{Key: k}
+				like.state.Store(uint32(e.st))
+				if due := e.last + int64(to.of(like)); due <= now-int64(time.Second) {
 					if !e.f.Dead() {
 						t.Fatalf("flow %v due at %d still there at %d", k, due, now)
 					}
@@ -203,7 +288,7 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 	tab.Insert(f, 0)
 	k := f.Key
 	if n := testing.AllocsPerRun(1000, func() {
-		if g := tab.Lookup(&k); g != f {
+		if g, _ := tab.Lookup(&k); g != f {
 			t.Fatal("lost")
 		}
 		f.Touch(5)
@@ -221,7 +306,7 @@ func BenchmarkLookup(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		if tab.Lookup(&keys[(i*7919)&0xffff]) == nil {
+		if f, _ := tab.Lookup(&keys[(i*7919)&0xffff]); f == nil {
 			b.Fatal("lost")
 		}
 	}

@@ -11,8 +11,8 @@ const filterSpoofed = filter.ReasonSpoofedSource
 // selfFlow owns the flows towards the node's own addresses: gVisor carries them.
 type selfFlow struct{}
 
-// transit owns the two entries of a flow between two peers.
-type transit struct{ from, to uint16 }
+// transit owns the flows between two peers.
+type transit struct{}
 
 // admit judges the first packet of a flow: the slow path. It opens the flow and returns it, or deals with the packet and
 // returns nil.
@@ -50,11 +50,9 @@ func (n *Net) admit(b *batch, p *packet.Packet) *nat.Flow {
 	case d.Where == filter.Self:
 		f.Owner = selfFlow{}
 	case d.Where == filter.OtherPeer:
-		f.Owner = &transit{from: p.Peer, to: d.To}
-		back := p.Key.Reverse()
-		back.Peer = d.To
-		f.Twin = &nat.Flow{Key: back, Owner: f.Owner}
-		f.Twin.Generation.Store(b.gen)
+		f.Owner = transit{}
+		f.Reply = p.Key.Reverse()
+		f.Reply.Peer = d.To
 	case p.Proto == packet.ProtoTCP:
 		f.Owner = &tcpFlow{n: n, flow: f, ttl: p.TTL, isn: p.Seq}
 	case p.Proto == packet.ProtoUDP:
@@ -79,16 +77,13 @@ func (n *Net) insert(b *batch, f *nat.Flow) *nat.Flow {
 		n.counters.drop(dropFlowLimit)
 		return nil
 	}
-	b.lastFlow = f
+	b.lastFlow, b.dir = f, nat.Original
 	return f
 }
 
 // stillAllowed judges a live flow again under policy p, by the direction that opened it.
 func (n *Net) stillAllowed(f *nat.Flow, p *filter.Policy, gen uint32) bool {
 	k := f.Key
-	if o, ok := f.Owner.(*transit); ok && k.Peer != o.from {
-		k = f.Twin.Key
-	}
 	if p.PeerOf(k.SrcAddr()) != k.Peer {
 		return false
 	}
@@ -96,9 +91,9 @@ func (n *Net) stillAllowed(f *nat.Flow, p *filter.Policy, gen uint32) bool {
 	if d.Action != filter.Accept {
 		return false
 	}
-	switch o := f.Owner.(type) {
-	case *transit:
-		if d.Where != filter.OtherPeer || d.To != o.to {
+	switch f.Owner.(type) {
+	case transit:
+		if d.Where != filter.OtherPeer || d.To != f.Reply.Peer {
 			return false
 		}
 	case selfFlow:
@@ -111,9 +106,6 @@ func (n *Net) stillAllowed(f *nat.Flow, p *filter.Policy, gen uint32) bool {
 		}
 	}
 	f.Generation.Store(gen)
-	if f.Twin != nil {
-		f.Twin.Generation.Store(gen)
-	}
 	return true
 }
 
@@ -141,8 +133,8 @@ func (n *Net) trackSelf(p *packet.Packet, f *nat.Flow) {
 	}
 }
 
-// forward hands a packet to another peer.
-func (n *Net) forward(p *packet.Packet, f *nat.Flow) {
+// forward hands a packet of direction d to another peer.
+func (n *Net) forward(p *packet.Packet, f *nat.Flow, d nat.Dir) {
 	if len(p.Buf) > n.cfg.MTU && p.DF {
 		n.counters.drop(dropTooBig)
 		n.answerICMP(p, packet.TooBig(p.V, n.cfg.MTU))
@@ -152,8 +144,7 @@ func (n *Net) forward(p *packet.Packet, f *nat.Flow) {
 	raw.b = append(raw.b, p.Buf...)
 	packet.DecrementTTL(raw.b)
 	n.toPeers(raw)
-	if o := f.Owner.(*transit); p.Peer != o.from && f.State() == nat.StateNew {
+	if d == nat.Reply {
 		n.table.SetState(f, nat.StateAssured)
-		n.table.SetState(f.Twin, nat.StateAssured)
 	}
 }

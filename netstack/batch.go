@@ -17,6 +17,7 @@ type batch struct {
 
 	lastPeer packet.Key // only Src, V and Peer: the sender of the packet before
 	lastFlow *nat.Flow
+	dir      nat.Dir // of the packet at hand, once its flow is known
 
 	tcp     tcpGroups
 	pending []pendingUDP // one per mapping that got datagrams

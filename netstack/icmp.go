@@ -18,18 +18,14 @@ func (n *Net) errorFromPeer(b *batch, p *packet.Packet) {
 	if ok {
 		k = k.Reverse() // the quoted packet went to the peer; flows are named from the peer's side
 		k.Peer = p.Peer
-		if f := n.table.Lookup(&k); f != nil {
-			switch o := f.Owner.(type) {
+		if f, d := n.table.Lookup(&k); f != nil {
+			switch f.Owner.(type) {
 			case *tcpFlow, selfFlow:
 				b.tcp.add(p)
 				return
-			case *transit:
-				to := o.to
-				if f.Key.Peer == o.to {
-					to = o.from
-				}
-				if b.policy.PeerOf(p.DstAddr()) == to && !n.spent(b, p) {
-					n.forward(p, f)
+			case transit:
+				if b.policy.PeerOf(p.DstAddr()) == f.Onward(d).Peer && !n.spent(b, p) {
+					n.forward(p, f, nat.Original) // an error is no answer
 				}
 				return
 			}

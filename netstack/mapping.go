@@ -143,7 +143,7 @@ func (m *mapping) keyTo(to netip.AddrPort) packet.Key {
 // written to; f is nil for another port of a known address.
 func (m *mapping) received(from netip.AddrPort) (f *nat.Flow, known bool) {
 	k := m.keyTo(from)
-	if f = m.n.table.Lookup(&k); f != nil {
+	if f, _ = m.n.table.Lookup(&k); f != nil {
 		return f, true
 	}
 	return nil, m.solicited(from.Addr())

@@ -40,6 +40,7 @@ func (n *Net) fromPeer(b *batch, raw []byte) {
 	}
 	if f := n.flowOf(b, p); f != nil {
 		f.Touch(b.now)
+		f.Count(b.dir, 1, len(p.Buf))
 		n.carry(b, p, f)
 	}
 }
@@ -60,11 +61,11 @@ func (n *Net) attribute(b *batch, p *packet.Packet) bool {
 	return true
 }
 
-// flowOf finds or opens the flow of the packet. It returns nil when the packet is dealt with: answered, refused or dropped.
+// flowOf finds or opens the flow of the packet, whose direction is then b.dir. It returns nil when the packet is dealt with: answered, refused or dropped.
 func (n *Net) flowOf(b *batch, p *packet.Packet) *nat.Flow {
 	f := b.lastFlow
-	if f == nil || f.Key != p.Key || f.Dead() {
-		if f = n.table.Lookup(&p.Key); f == nil {
+	if f == nil || *f.Tuple(b.dir) != p.Key || f.Dead() {
+		if f, b.dir = n.table.Lookup(&p.Key); f == nil {
 			return n.admit(b, p)
 		}
 		b.lastFlow = f
@@ -99,11 +100,11 @@ func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
 			return
 		}
 		o.send(p)
-	case *transit:
+	case transit:
 		if n.spent(b, p) {
 			return
 		}
-		n.forward(p, f)
+		n.forward(p, f, b.dir)
 	case selfFlow:
 		n.trackSelf(p, f)
 		b.tcp.add(p)

@@ -147,7 +147,7 @@ func (n *Net) tcpFlowOf(r *tcp.ForwarderRequest) *tcpFlow {
 		k.V = 6
 	}
 	k.Peer = n.policy.Load().PeerOf(src.Addr())
-	f := n.table.Lookup(&k)
+	f, _ := n.table.Lookup(&k)
 	if f == nil {
 		return nil
 	}
