@@ -14,6 +14,7 @@ type Peer struct {
 	AllowRouting bool   // may use this node as an exit
 	AllowLAN     bool   // may reach the host's local networks; AllowRouting is needed as well
 	AllowPeers   []uint16
+	Upstream     bool // traffic to the internet leaves through the upstream tunnel, unless a rule says otherwise
 }
 
 // Route gives a prefix of the mesh to a peer: one entry of its AllowedIPs.
@@ -49,4 +50,6 @@ type Config struct {
 	SelfPorts []SelfPort
 	Rules     []Rule // in order
 	Sets      []Set  // what rules name
+
+	HasUpstream bool // there is an upstream tunnel; without one neither a peer nor a rule may ask for it
 }

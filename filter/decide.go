@@ -26,8 +26,7 @@ func (p *Policy) Decide(peer uint16, k *packet.Key) Decision {
 		// behind a default route has such an address.
 		return Decision{Action: Drop, Reason: ReasonBadSource}
 	}
-	d, form := p.builtin(from, k)
-	return p.applyRules(d, from, k, form, true)
+	return p.decide(from, k, true)
 }
 
 // DecideTo judges a connection that this node makes on behalf of peer, which has no packet and no source: a SOCKS5 request,
@@ -41,8 +40,31 @@ func (p *Policy) DecideTo(peer uint16, proto uint8, dst netip.AddrPort) Decision
 	if dst.Addr().Is4() {
 		k.V = 4
 	}
-	d, form := p.builtin(from, &k)
-	return p.applyRules(d, from, &k, form, false)
+	return p.decide(from, &k, false)
+}
+
+// decide judges what a known peer sends. hasSource is false for a connection that this node makes itself.
+func (p *Policy) decide(from *Peer, k *packet.Key, hasSource bool) Decision {
+	d, form := p.builtin(from, k)
+	d = p.applyRules(d, from, k, form, hasSource)
+	if d.Action == Accept {
+		d.Via = viaOf(from, &d)
+	}
+	return d
+}
+
+// viaOf returns how accepted traffic leaves. Only the internet can be reached in two ways: the upstream knows nothing of this
+// host's networks, so that a rule cannot send traffic to them there.
+func viaOf(from *Peer, d *Decision) Via {
+	switch {
+	case d.Where != Internet:
+		return ViaHost
+	case d.Rule != nil && d.Rule.Via != ViaDefault:
+		return d.Rule.Via
+	case from.Upstream:
+		return ViaUpstream
+	}
+	return ViaHost
 }
 
 // builtin decides without the operator's rules. form tells how an accepted destination embeds IPv4 addresses.

@@ -9,9 +9,9 @@ import (
 )
 
 var (
-	accSelf     = Decision{Action: Accept, Where: Self}
-	accLAN      = Decision{Action: Accept, Where: LAN}
-	accInternet = Decision{Action: Accept, Where: Internet}
+	accSelf     = Decision{Action: Accept, Where: Self, Via: ViaHost}
+	accLAN      = Decision{Action: Accept, Where: LAN, Via: ViaHost}
+	accInternet = Decision{Action: Accept, Where: Internet, Via: ViaHost}
 )
 
 func deny(where Where, r Reason) Decision { return Decision{Action: Reject, Where: where, Reason: r} }
@@ -156,7 +156,7 @@ func TestPeersAreIsolated(t *testing.T) {
 				case a == b:
 					want = nowhere(ReasonSamePeer)
 				case a == friend && (b == plain || b == office):
-					want = Decision{Action: Accept, Where: OtherPeer, To: b}
+					want = Decision{Action: Accept, Where: OtherPeer, Via: ViaHost, To: b}
 					opened++
 				}
 				for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, echoProto(dst)} {

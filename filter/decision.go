@@ -46,11 +46,32 @@ func (w Where) String() string {
 	return "nowhere"
 }
 
+// Via is the way by which accepted traffic leaves for the internet.
+type Via uint8
+
+const (
+	ViaDefault  Via = iota // in a rule: as the peer's configuration says; never in a decision that accepts
+	ViaHost                // the host's own network; for all that is not the internet
+	ViaUpstream            // the second tunnel of [Upstream]
+)
+
+// String returns the word of the grammar, "" for ViaDefault.
+func (v Via) String() string {
+	switch v {
+	case ViaHost:
+		return "host"
+	case ViaUpstream:
+		return "upstream"
+	}
+	return ""
+}
+
 // Decision is the verdict on the first packet of a flow.
 type Decision struct {
 	Action Action
 	Where  Where
 	Reason Reason // why not; ReasonNone with Accept
+	Via    Via    // how it leaves, with Accept
 	To     uint16 // the peer that owns the destination, with Where OtherPeer
 	Log    bool   // the rule wants flows logged
 	Rule   *Rule  // the rule that decided, nil where none did; shared, do not change it

@@ -52,6 +52,10 @@
 // Row 11 leaves out prefixes that stand for the whole internet (lengths 0 and 1, for IPv6 up to 3, as 2000::/3): a peer that
 // has such a route is an exit for this node, and the internet does not belong to it. The check of row 2 knows them all.
 //
+// Traffic to the internet (row 19) that is accepted leaves by the host's network or through the upstream tunnel: as the rule
+// that accepted it says by "via", else as the peer is set, Peer.Upstream. Everything else leaves by the host, whatever a rule
+// says: the upstream leads to none of this host's networks, and a peer is reached inside the mesh.
+//
 // # Embedded IPv4 addresses
 //
 // A gateway, or the host's own stack, turns some IPv6 destinations into IPv4 ones. Such an address is denied wherever the

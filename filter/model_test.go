@@ -131,7 +131,19 @@ func modelTo(cfg *Config, a netip.Addr, allowed bool) Decision {
 	return Decision{Action: Accept, Where: where}
 }
 
+// modelDecide is modelPermits, and by which way it leaves.
 func modelDecide(cfg *Config, peer uint16, src, dst netip.Addr, proto uint8, port uint16) Decision {
+	d := modelPermits(cfg, peer, src, dst, proto, port)
+	if d.Action == Accept {
+		d.Via = ViaHost
+		if i := slices.IndexFunc(cfg.Peers, func(p Peer) bool { return p.ID == peer }); d.Where == Internet && cfg.Peers[i].Upstream {
+			d.Via = ViaUpstream
+		}
+	}
+	return d
+}
+
+func modelPermits(cfg *Config, peer uint16, src, dst netip.Addr, proto uint8, port uint16) Decision {
 	i := slices.IndexFunc(cfg.Peers, func(p Peer) bool { return p.ID == peer })
 	if i < 0 {
 		return Decision{Reason: ReasonUnknownPeer}
@@ -261,6 +273,11 @@ func randomConfig(r *rand.Rand) Config {
 	cfg.Deny = append(cfg.Deny, some(4)...)
 	cfg.Host.OnLink = append(slices.Clone(cfg.Host.OnLink), some(4)...)
 	cfg.Host.Local = append(slices.Clone(cfg.Host.Local), some(2)...)
+	if cfg.HasUpstream = r.IntN(2) == 0; cfg.HasUpstream {
+		for i := range cfg.Peers {
+			cfg.Peers[i].Upstream = r.IntN(2) == 0
+		}
+	}
 	return cfg
 }
 

@@ -31,6 +31,11 @@ func New(cfg Config) (*Policy, error) {
 	if err := p.setPeers(cfg.Peers); err != nil {
 		return nil, err
 	}
+	for _, peer := range cfg.Peers {
+		if peer.Upstream && !cfg.HasUpstream {
+			return nil, fmt.Errorf("peer %s: its traffic is to leave through the upstream, and there is none", peer.Name)
+		}
+	}
 	if err := p.checkAddresses(&cfg); err != nil {
 		return nil, err
 	}
@@ -52,7 +57,7 @@ func New(cfg Config) (*Policy, error) {
 	p.classes4 = newClassifier(&cfg, true).table(true)
 	p.classes6 = newClassifier(&cfg, false).table(false)
 	var err error
-	if p.rules, err = compileRules(&cfg, len(p.peers)); err != nil {
+	if p.rules, err = compileRules(&cfg, p); err != nil {
 		return nil, err
 	}
 	return p, nil

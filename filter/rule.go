@@ -18,6 +18,7 @@ type Rule struct {
 	To     Term
 	Proto  Proto
 	Ports  []Ports // destination ports; none: all. For TCP and UDP only
+	Via    Via     // with Accept: how traffic to the internet leaves; without effect on anything else
 
 	// Where it stands, for errors and explanations.
 	Text string // as written
@@ -83,6 +84,9 @@ func (r *Rule) String() string {
 		b.WriteByte("/,"[min(i, 1)])
 		b.WriteString(p.String())
 	}
+	if r.Via != ViaDefault {
+		b.WriteString(" via " + r.Via.String())
+	}
 	return b.String()
 }
 
@@ -146,6 +150,14 @@ func (r *Rule) Spans() (from, to Span) {
 		from, to = w[who].span(), w[who+2].span()
 	}
 	return from, to
+}
+
+// ViaSpan returns where in Text the word behind via stands.
+func (r *Rule) ViaSpan() (s Span) {
+	if w := words(r.Text); r.Via != ViaDefault && len(w) > 0 {
+		s = w[len(w)-1].span()
+	}
+	return s
 }
 
 // Place returns "FILE:LINE".

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"culvert.dev/culvert/internal/packet"
@@ -26,7 +27,12 @@ func benchRules(shape string, n int) (list []Rule) {
 			text = fmt.Sprintf("reject from * to * udp/%d", 1+i)
 		case "crossed": // every packet meets a hundredth of the sources and of the destinations
 			text = fmt.Sprintf("reject from %s to %d.0.0.0/8 tcp/%d", benchSources[r.IntN(len(benchSources))], 1+r.IntN(100), 1+r.IntN(1000))
-		case "dense": // the worst there is: each condition is met all over the list, no two by the same rule
+		case "mixed": // dense, between rules that make the tables large
+			text = []string{
+				fmt.Sprintf("reject from %s to %s tcp/%d", netip.PrefixFrom(host, 12+r.IntN(20)).Masked(), host.Next(), 1+r.IntN(1000)),
+				"reject from inmate to * tcp", "reject from * to lan tcp", "reject from * to * udp",
+			}[i%4]
+		case "dense": // each condition is met all over the list, no two by the same rule
 			text = []string{"reject from inmate to * tcp", "reject from * to lan tcp", "reject from * to * udp"}[i%3]
 		}
 		rule, err := ParseRule(text)
@@ -38,7 +44,7 @@ func benchRules(shape string, n int) (list []Rule) {
 	return list
 }
 
-var benchShapes = []string{"hosts", "networks", "sources", "ports", "crossed", "dense"}
+var benchShapes = []string{"hosts", "networks", "sources", "ports", "crossed", "mixed", "dense"}
 
 // BenchmarkRules is the price of a flow's first packet to random hosts of the internet, by the number of rules.
 func BenchmarkRules(b *testing.B) {
@@ -72,6 +78,33 @@ func BenchmarkCompileRules(b *testing.B) {
 	cfg.Rules = benchRules("networks", 10000)
 	for b.Loop() {
 		mustNew(b, cfg)
+	}
+}
+
+// Ten thousand rules stay small, even those of networks that lie within each other and differ in all else.
+func TestRulesTakeLittleMemory(t *testing.T) {
+	const most = 20 << 20
+	for _, shape := range []string{"networks", "mixed", "nested"} {
+		cfg := fixture()
+		if shape != "nested" {
+			cfg.Rules = benchRules(shape, 10000)
+		}
+		for i := 0; shape == "nested" && i < 10000; i++ {
+			net := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 6), byte(i << 2), 0}), 8+i%17).Masked()
+			cfg.Rules = append(cfg.Rules, mustRule(t, fmt.Sprintf("reject from %s to %s tcp/%d-%d", net, net, 1+i, 40000+i)))
+		}
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		p := mustNew(t, cfg)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if used := int64(after.HeapAlloc) - int64(before.HeapAlloc); used > most {
+			t.Errorf("%s: %d bytes, want at most %d", shape, used, most)
+		} else {
+			t.Logf("%s: %d KiB", shape, used>>10)
+		}
+		runtime.KeepAlive(p)
 	}
 }
 

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -14,14 +15,12 @@ type ruleSet struct {
 	rules []Rule
 	rows  *rows
 
-	fromPeer   []uint32      // by ID: rules from that peer
-	from4      table[uint32] // rules from an address, or from anywhere
-	from6      table[uint32]
-	fromNobody uint32 // in the place of from4 and from6 where there is no source: rules from anywhere, and denials from some address
+	from4, from6 table[uint32] // by address: rules from it, from the peer that owns it, and from anywhere
+	fromNobody   []uint32      // by ID, where there is no source: rules from that peer, from anywhere, and denials from some address
 
-	toPeer   []uint32             // by ID: rules to that peer
-	toPlace  [Internet + 1]uint32 // rules to self, lan, internet
-	to4, to6 table[uint32]        // rules to an address, or to anywhere
+	toPeer   []uint32             // by ID: rules to that peer, and to anywhere
+	toPlace  [Internet + 1]uint32 // rules to self, lan, internet, each with those to anywhere
+	to4, to6 table[uint32]        // rules to an address
 	services table[uint32]        // by serviceOf
 }
 
@@ -31,13 +30,15 @@ func serviceOf(v, proto uint8, port uint16) number {
 }
 
 // compileRules returns nil where there are no rules. An error begins with the file and line it is about.
-func compileRules(cfg *Config, peerIDs int) (*ruleSet, error) {
+func compileRules(cfg *Config, p *Policy) (*ruleSet, error) {
 	c := &ruleCompiler{
 		rules: cfg.Rules,
 		peers: map[string]uint16{},
 		sets:  map[string][]netip.Prefix{},
 		from:  map[Term][]int{},
 		to:    map[Term][]int{},
+
+		upstream: cfg.HasUpstream,
 	}
 	for _, peer := range cfg.Peers {
 		if other, ok := c.peers[peer.Name]; ok && len(cfg.Rules) > 0 {
@@ -62,7 +63,7 @@ func compileRules(cfg *Config, peerIDs int) (*ruleSet, error) {
 	if len(c.rules) == 0 {
 		return nil, nil
 	}
-	return c.compile(peerIDs), nil
+	return c.compile(p), nil
 }
 
 // ruleCompiler groups rules by their terms, so that a set which many rules name is expanded once.
@@ -71,7 +72,11 @@ type ruleCompiler struct {
 	peers    map[string]uint16
 	sets     map[string][]netip.Prefix
 	from, to map[Term][]int
+	upstream bool
 }
+
+// NoUpstream is what is wrong with a rule that ends in "via upstream" where there is none.
+const NoUpstream = "via upstream needs a section [Upstream], and there is none"
 
 func (c *ruleCompiler) group(i int) error {
 	r := &c.rules[i]
@@ -98,6 +103,12 @@ func (c *ruleCompiler) group(i int) error {
 			return fmt.Errorf("the range %s ends before it begins", p)
 		}
 	}
+	switch {
+	case r.Via > ViaUpstream || r.Via != ViaDefault && r.Action != Accept:
+		return fmt.Errorf("%s rules have no way out", r.Action)
+	case r.Via == ViaUpstream && !c.upstream:
+		return errors.New(NoUpstream)
+	}
 	if len(r.Ports) > 0 && r.Proto != packet.ProtoTCP && r.Proto != packet.ProtoUDP {
 		return fmt.Errorf("protocol %s has no ports", r.Proto)
 	}
@@ -106,28 +117,29 @@ func (c *ruleCompiler) group(i int) error {
 	return nil
 }
 
-func (c *ruleCompiler) compile(peers int) *ruleSet {
+func (c *ruleCompiler) compile(p *Policy) *ruleSet {
 	n := len(c.rules)
 	s := &ruleSet{rules: append([]Rule(nil), c.rules...), rows: newRows(n)}
-	s.from4, s.from6 = s.rows.sweep(n, c.addresses(c.from, true)), s.rows.sweep(n, c.addresses(c.from, false))
+	from := func(v4 bool, routes table[uint16]) table[uint32] {
+		everywhere := interval{number{}, number{^uint64(0), ^uint64(0)}, c.from[Term{}]}
+		return s.rows.sweep(n, append(append(c.addresses(c.from, v4), c.owned(p, routes)...), everywhere))
+	}
+	s.from4, s.from6 = from(true, p.routes4), from(false, p.routes6)
 	s.to4, s.to6 = s.rows.sweep(n, c.addresses(c.to, true)), s.rows.sweep(n, c.addresses(c.to, false))
 	s.services = s.rows.sweep(n, c.services())
-	s.fromPeer, s.toPeer = c.byPeer(s.rows, c.from, peers), c.byPeer(s.rows, c.to, peers)
+	s.fromNobody, s.toPeer = c.byPeer(s.rows, c.from, p, c.deniesByAddress()), c.byPeer(s.rows, c.to, p, nil)
 	for where, kind := range map[Where]TermKind{Self: TermSelf, LAN: TermLAN, Internet: TermInternet} {
-		s.toPlace[where] = s.rows.add(c.bits(c.to[Term{Kind: kind}]))
+		s.toPlace[where] = s.rows.add(c.bits(c.to[Term{Kind: kind}], c.to[Term{}]))
 	}
-	s.fromNobody = s.rows.add(c.withoutSource())
-	s.rows.known = nil
+	s.rows.built()
 	return s
 }
 
-// addresses returns what the terms mean in one family, those aside that only the policy's own classes can tell.
+// addresses returns what prefixes and sets mean in one family.
 func (c *ruleCompiler) addresses(terms map[Term][]int, v4 bool) (list []interval) {
 	for t, rules := range terms {
 		var prefixes []netip.Prefix
 		switch t.Kind {
-		case TermAny:
-			prefixes = parsePrefixes([]string{"0.0.0.0/0", "::/0"})
 		case TermPrefix:
 			prefixes = []netip.Prefix{t.Prefix}
 		case TermName: // a peer has no set of its name
@@ -137,6 +149,26 @@ func (c *ruleCompiler) addresses(terms map[Term][]int, v4 bool) (list []interval
 			first, last := span(p)
 			list = append(list, interval{first, last, rules})
 		}
+	}
+	return list
+}
+
+// owned returns what peers mean as sources in one family: the addresses that are theirs.
+func (c *ruleCompiler) owned(p *Policy, routes table[uint16]) (list []interval) {
+	for i, id := range routes.values {
+		peer := p.Peer(id)
+		if peer == nil {
+			continue
+		}
+		rules := c.from[Term{Kind: TermName, Name: peer.Name}]
+		if len(rules) == 0 {
+			continue
+		}
+		last := number{^uint64(0), ^uint64(0)}
+		if i+1 < len(routes.starts) {
+			last = routes.starts[i+1].prev()
+		}
+		list = append(list, interval{routes.starts[i], last, rules})
 	}
 	return list
 }
@@ -166,28 +198,30 @@ func (c *ruleCompiler) services() (list []interval) {
 	return list
 }
 
-func (c *ruleCompiler) byPeer(r *rows, terms map[Term][]int, peers int) []uint32 {
-	out := make([]uint32, peers)
+// byPeer returns, by ID, the row of the rules that name a peer or anything at all, and of more.
+func (c *ruleCompiler) byPeer(r *rows, terms map[Term][]int, p *Policy, more []int) []uint32 {
+	out := make([]uint32, len(p.peers))
 	for name, id := range c.peers {
-		out[id] = r.add(c.bits(terms[Term{Kind: TermName, Name: name}]))
+		out[id] = r.add(c.bits(terms[Term{Kind: TermName, Name: name}], terms[Term{}], more))
 	}
 	return out
 }
 
-func (c *ruleCompiler) withoutSource() bitset {
-	b := newBitset(len(c.rules))
+func (c *ruleCompiler) deniesByAddress() (list []int) {
 	for i, r := range c.rules {
-		if r.From.Kind == TermAny || r.From.Kind == TermPrefix && r.Action != Accept {
-			b.set(i)
+		if r.From.Kind == TermPrefix && r.Action != Accept {
+			list = append(list, i)
 		}
 	}
-	return b
+	return list
 }
 
-func (c *ruleCompiler) bits(rules []int) bitset {
+func (c *ruleCompiler) bits(lists ...[]int) bitset {
 	b := newBitset(len(c.rules))
-	for _, i := range rules {
-		b.set(i)
+	for _, rules := range lists {
+		for _, i := range rules {
+			b.set(i)
+		}
 	}
 	return b
 }

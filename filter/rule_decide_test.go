@@ -92,12 +92,12 @@ func TestRuleSentences(t *testing.T) {
 					t.Errorf("%s: decides on protocol %d to %s port %d: %v, want %v", text, c.proto, c.dst, c.port, got, c.want)
 					continue
 				}
-				want := Decision{Action: Accept, Where: d.Where, To: d.To, Rule: d.Rule}
+				want := Decision{Action: Accept, Where: d.Where, Via: ViaHost, To: d.To, Rule: d.Rule}
 				if c.want {
 					want.Action, want.Log = action, log
 				}
 				if want.Action != Accept {
-					want.Reason = ReasonRule
+					want.Reason, want.Via = ReasonRule, ViaDefault
 				}
 				if d != want {
 					t.Errorf("%s: got %+v, want %+v", text, d, want)
@@ -182,6 +182,64 @@ func TestConnectionsWithoutSourceMeetDenialsByAddress(t *testing.T) {
 	}
 }
 
+// Which way out traffic takes, by what the peer is set to and what a rule says.
+func TestWayOut(t *testing.T) {
+	for _, c := range []struct {
+		rule     string
+		upstream bool // the peer's
+		dst      string
+		want     Via
+	}{
+		{"", false, "8.8.8.8", ViaHost},
+		{"", true, "8.8.8.8", ViaUpstream},
+		{"", true, "2606:4700::1", ViaUpstream},
+		{"", true, "192.168.1.9", ViaHost},
+		{"", true, "fd00::6", ViaHost},
+		{"", true, "100.64.0.1", ViaHost},
+		{"accept from * to *", true, "8.8.8.8", ViaUpstream},
+		{"accept from * to *", false, "8.8.8.8", ViaHost},
+		{"accept from inmate to internet udp/53 via upstream", false, "8.8.8.8", ViaUpstream},
+		{"accept from inmate to internet udp/53 via host", true, "8.8.8.8", ViaHost},
+		{"accept from inmate to internet udp/53 via host", true, "2606:4700::1", ViaHost},
+		{"accept from roamer to internet udp/53 via host", true, "8.8.8.8", ViaUpstream},
+		{"accept from * to 8.8.8.0/24 via upstream", false, "64:ff9b::808:808", ViaHost}, // only denials reach into an address
+		{"accept from * to 64:ff9b::/96 via upstream", false, "64:ff9b::808:808", ViaUpstream},
+		{"accept from * to * via upstream", false, "192.168.1.9", ViaHost},
+		{"accept from * to lan via upstream", false, "192.168.1.9", ViaHost},
+		{"accept from * to * via upstream", false, "100.64.0.1", ViaHost},
+		{"reject from * to * udp", true, "8.8.8.8", ViaDefault},
+	} {
+		cfg := withRules(t)
+		if cfg.HasUpstream = true; c.rule != "" {
+			cfg.Rules = []Rule{mustRule(t, c.rule)}
+		}
+		for i := range cfg.Peers {
+			cfg.Peers[i].Upstream = c.upstream
+		}
+		dst := netip.MustParseAddr(c.dst)
+		p := mustNew(t, cfg)
+		if d := p.Decide(inmate, key(from(inmate, dst), dst, packet.ProtoUDP, 53)); d.Via != c.want {
+			t.Errorf("%q, upstream %v, to %s: %v by %q, want %q", c.rule, c.upstream, dst, d.Action, d.Via, c.want)
+		}
+		if d := p.DecideTo(inmate, packet.ProtoUDP, netip.AddrPortFrom(dst, 53)); d.Via != c.want {
+			t.Errorf("%q, upstream %v, for the peer to %s: %v by %q, want %q", c.rule, c.upstream, dst, d.Action, d.Via, c.want)
+		}
+	}
+}
+
+func TestUpstreamMustExist(t *testing.T) {
+	_, err := New(withRules(t, "accept from * to internet", "accept from * to internet via upstream"))
+	if err == nil || err.Error() != "test.conf:2: "+NoUpstream {
+		t.Errorf("a rule: got %v", err)
+	}
+	cfg := withRules(t, "accept from * to internet via host")
+	mustNew(t, cfg)
+	cfg.Peers[0].Upstream = true
+	if _, err := New(cfg); err == nil || !strings.HasPrefix(err.Error(), "peer plain: ") {
+		t.Errorf("a peer: got %v", err)
+	}
+}
+
 func TestFaultyRulesNameFileAndLine(t *testing.T) {
 	for text, want := range map[string]string{
 		"accept from latpop to *":    `test.conf:1: unknown peer "latpop"`,
@@ -257,9 +315,12 @@ func modelRules(cfg *Config, peer uint16, src, dst netip.Addr, proto uint8, port
 		}
 		if n >= 0 && (i == 0 || cfg.Rules[n].Action != Accept) {
 			d.Action, d.Log, line = cfg.Rules[n].Action, cfg.Rules[n].Log, cfg.Rules[n].Line
+			if v := cfg.Rules[n].Via; v != ViaDefault && d.Where == Internet {
+				d.Via = v
+			}
 		}
 		if n >= 0 && d.Action != Accept {
-			d.Reason = ReasonRule
+			d.Reason, d.Via = ReasonRule, ViaDefault
 		}
 	}
 	return d, line
@@ -277,12 +338,16 @@ func randomRule(r *rand.Rand, edges []netip.Addr) string {
 	source := pick("*", prefix(), "plain", "roamer", "inmate", "friend", "office", peerAddrs[roamer][r.IntN(2)], "100.64.0.12/30", "fd7a::10/125")
 	target := pick("*", prefix(), prefix(), "self", "lan", "internet", "db", "mixed", "plain", "office")
 	service := pick("", "", " tcp", " udp/53", " tcp/53-80,8443", " udp/1-79,81-65535", " icmp", " icmp 8", " icmp 128", " 47", " 1", " 58")
-	return fmt.Sprintf("%s%s from %s to %s%s", pick("accept", "reject", "drop"), pick("", " log"), source, target, service)
+	action, via := pick("accept", "reject", "drop"), ""
+	if action == "accept" {
+		via = pick("", " via host", " via upstream")
+	}
+	return fmt.Sprintf("%s%s from %s to %s%s%s", action, pick("", " log"), source, target, service, via)
 }
 
 func TestRulesEqualModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
-	byRule := map[Action]int{}
+	byRule, byWay := map[Action]int{}, map[Via]int{}
 	for round := range 60 {
 		cfg := randomConfig(r)
 		edges := edgesOf(&cfg)
@@ -291,7 +356,7 @@ func TestRulesEqualModel(t *testing.T) {
 			rules = append(rules, randomRule(r, edges))
 		}
 		with := withRules(t, rules...)
-		cfg.Rules, cfg.Sets = with.Rules, with.Sets
+		cfg.Rules, cfg.Sets, cfg.HasUpstream = with.Rules, with.Sets, true
 		p := mustNew(t, cfg)
 		for range 1000 {
 			v4 := r.IntN(2) == 0
@@ -307,6 +372,7 @@ func TestRulesEqualModel(t *testing.T) {
 			}
 			if got.Rule != nil {
 				byRule[got.Action]++
+				byWay[got.Via]++
 			}
 		}
 	}
@@ -314,6 +380,9 @@ func TestRulesEqualModel(t *testing.T) {
 		if byRule[a] < 500 {
 			t.Errorf("only %d packets met a rule that says %v: the test does not test much", byRule[a], a)
 		}
+	}
+	if byWay[ViaHost] < 500 || byWay[ViaUpstream] < 100 {
+		t.Errorf("ways out %v: the test does not test much", byWay)
 	}
 }
 

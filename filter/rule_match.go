@@ -7,33 +7,29 @@ import (
 )
 
 // applyRules lets the operator's rules decide what the built-in decision d accepts. A destination that embeds IPv4 addresses
-// must pass as each of these too: a rule cannot be circumvented by another spelling of the address. hasSource is false for a
-// connection that this node makes itself.
+// must pass as each of these too: a rule cannot be circumvented by another spelling of the address. How it leaves is for the
+// rule to say that matches the destination itself.
 func (p *Policy) applyRules(d Decision, from *Peer, k *packet.Key, f form, hasSource bool) Decision {
 	s := p.rules
 	if s == nil || d.Action != Accept {
 		return d
 	}
 	q := query{
-		from:    [2]uint32{s.fromPeer[from.ID], s.fromNobody},
+		from:    s.fromNobody[from.ID],
 		to:      [2]uint32{s.toPlace[d.Where], none},
 		service: s.services.lookup(serviceOf(k.V, k.Proto, k.DstPort)),
 	}
 	if d.Where == OtherPeer {
 		q.to[0] = s.toPeer[d.To]
 	}
-	source, destination := numberOf(&k.Src, k.V == 4), numberOf(&k.Dst, k.V == 4)
+	sources, destinations := &s.from6, &s.to6
 	if k.V == 4 {
-		q.to[1] = s.to4.lookup(destination)
-	} else {
-		q.to[1] = s.to6.lookup(destination)
+		sources, destinations = &s.from4, &s.to4
 	}
-	switch {
-	case hasSource && k.V == 4:
-		q.from[1] = s.from4.lookup(source)
-	case hasSource:
-		q.from[1] = s.from6.lookup(source)
+	if hasSource {
+		q.from = sources.lookup(numberOf(&k.Src, k.V == 4))
 	}
+	q.to[1] = destinations.lookup(numberOf(&k.Dst, k.V == 4))
 	d = s.judge(d, &q)
 	if f == formNone {
 		return d

@@ -111,13 +111,14 @@ func (r *ruleReader) expect(keyword string) error {
 
 // ParseRule reads a rule; an error is a *Fault. The grammar, whose keywords may be of either case:
 //
-//	accept|reject|drop [log] from WHO to WHERE [PROTO[/PORTS] | icmp [TYPE]]
+//	accept|reject|drop [log] from WHO to WHERE [PROTO[/PORTS] | icmp [TYPE]] [via VIA]
 //
 //	WHO    a peer's name, an address, a prefix, *
 //	WHERE  a set's or peer's name, an address, a prefix, self, lan, internet, *
 //	PROTO  tcp, udp, or a number from 1 to 255
 //	PORTS  22,443,8000-8099; for TCP and UDP
 //	TYPE   echo-request, or its number: 8 for IPv4 alone, 128 for IPv6 alone
+//	VIA    host, upstream: how accepted traffic to the internet leaves; not with reject or drop
 //
 // Names are not looked up here: New does that.
 func ParseRule(text string) (rule Rule, err error) {
@@ -149,6 +150,9 @@ func ParseRule(text string) (rule Rule, err error) {
 		return rule, err
 	}
 	if err := r.service(&rule); err != nil {
+		return rule, err
+	}
+	if err := r.via(&rule); err != nil {
 		return rule, err
 	}
 	if w := r.next(); w.text != "" {
@@ -206,10 +210,10 @@ func parseName(w word) (string, error) {
 
 // service reads the protocol and what depends on it, if there is any.
 func (r *ruleReader) service(rule *Rule) error {
-	w := r.next()
-	if w.text == "" {
+	if r.peek().text == "" || r.peek().is("via") {
 		return nil
 	}
+	w := r.next()
 	name, _, hasPorts := strings.Cut(w.text, "/")
 	switch proto := w.part(0, len(name)); {
 	case proto.is("tcp"):
@@ -238,6 +242,9 @@ func (r *ruleReader) service(rule *Rule) error {
 
 func (r *ruleReader) icmpType(rule *Rule) error {
 	rule.Proto = ProtoICMP
+	if r.peek().is("via") {
+		return nil
+	}
 	switch w := r.next(); {
 	case w.text == "", w.is("echo-request"):
 	case w.text == "8":
@@ -247,6 +254,27 @@ func (r *ruleReader) icmpType(rule *Rule) error {
 	default:
 		return w.fault("ICMP type %s cannot be filtered: echo-request alone begins a flow; replies and errors belong to one, "+
 			"and no other type passes at all", w.quote())
+	}
+	return nil
+}
+
+// via reads how accepted traffic leaves, if that is said.
+func (r *ruleReader) via(rule *Rule) error {
+	keyword := r.peek()
+	if !r.skip("via") {
+		return nil
+	}
+	switch w := r.next(); {
+	case rule.Action != Accept:
+		return keyword.fault("%s sends nothing anywhere: %s belongs to accept", rule.Action, keyword.quote())
+	case w.is("host"):
+		rule.Via = ViaHost
+	case w.is("upstream"):
+		rule.Via = ViaUpstream
+	case w.text == "":
+		return w.fault("host or upstream is missing behind %s", keyword.quote())
+	default:
+		return w.fault("%s is not a way out: want host or upstream", w.quote())
 	}
 	return nil
 }

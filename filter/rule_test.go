@@ -66,6 +66,10 @@ func TestRuleGrammar(t *testing.T) {
 		"accept from * to * icmp":                 {Action: Accept, Proto: ProtoICMP},
 		"accept from * to * icmp echo-request":    {Action: Accept, Proto: ProtoICMP},
 		"accept from * to * icmp 8":               {Action: Accept, Proto: packet.ProtoICMPv4},
+		"accept from * to * via host":             {Action: Accept, Via: ViaHost},
+		"accept from * to * icmp Via Upstream":    {Action: Accept, Proto: ProtoICMP, Via: ViaUpstream},
+		"accept from * to * icmp 8 via host":      {Action: Accept, Proto: packet.ProtoICMPv4, Via: ViaHost},
+		"accept from via to via udp/53 via host":  {Action: Accept, From: name("via"), To: name("via"), Proto: packet.ProtoUDP, Ports: []Ports{{53, 53}}, Via: ViaHost},
 		"accept from * to * icmp 128":             {Action: Accept, Proto: packet.ProtoICMPv6},
 	} {
 		got, err := ParseRule(text)
@@ -131,6 +135,16 @@ func TestRuleFaultsPointAtTheWord(t *testing.T) {
 			"                          ", `"" is neither a port (1 to 65535) nor a range such as 8000-8099`},
 		{"accept from * to * tcp/22 443",
 			"                          ^^^", `unexpected "443" behind the end of the rule`},
+		{"reject from * to * via host",
+			"                   ^^^", `reject sends nothing anywhere: "via" belongs to accept`},
+		{"drop from * to * tcp/22 via upstream",
+			"                        ^^^", `drop sends nothing anywhere: "via" belongs to accept`},
+		{"accept from * to * via",
+			"                      ", `host or upstream is missing behind "via"`},
+		{"accept from * to * via uplink tcp",
+			"                       ^^^^^^", `"uplink" is not a way out: want host or upstream`},
+		{"accept from * to * via host tcp",
+			"                            ^^^", `unexpected "tcp" behind the end of the rule`},
 	} {
 		_, err := ParseRule(row[0])
 		var f *Fault
@@ -167,15 +181,25 @@ func TestSpansFindTheEnds(t *testing.T) {
 	for _, text := range []string{"accept from laptop to db", "drop  log from laptop to\tdb tcp/22"} {
 		r := mustRule(t, text)
 		from, to := r.Spans()
+		if via := r.ViaSpan(); via != (Span{}) {
+			t.Errorf("%s: a way out at %v", text, via)
+		}
 		if a, b := text[from.At:from.At+from.Len], text[to.At:to.At+to.Len]; a != "laptop" || b != "db" {
 			t.Errorf("%s: got %q and %q", text, a, b)
 		}
 	}
 }
 
+func TestViaSpanFindsTheWay(t *testing.T) {
+	r := mustRule(t, "accept from * to *  via  upstream ")
+	if s := r.ViaSpan(); r.Text[s.At:s.At+s.Len] != "upstream" {
+		t.Errorf("got %v", s)
+	}
+}
+
 // No line makes the parser panic, a fault lies within its line, and what is understood is written and read again.
 func FuzzParseRule(f *testing.F) {
-	for _, s := range []string{"accept log from laptop to 10.0.0.0/8 tcp/22,443,8000-8099", "drop from fd00::1 to lan icmp echo-request", "reject from * to * 47", "accept from", "drop from \xff to ", "reject from * to * udp/1-"} {
+	for _, s := range []string{"accept log from laptop to 10.0.0.0/8 tcp/22,443,8000-8099", "drop from fd00::1 to lan icmp echo-request", "reject from * to * 47", "accept from", "drop from \xff to ", "reject from * to * udp/1-", "accept from * to * icmp via upstream", "drop from * to * via"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -3,6 +3,7 @@ package filter
 import (
 	"cmp"
 	"encoding/binary"
+	"iter"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -23,6 +24,15 @@ func (n number) next() (m number, ok bool) {
 		n.hi++
 	}
 	return n, n != number{}
+}
+
+// prev returns n-1; n is not zero.
+func (n number) prev() number {
+	if n.lo == 0 {
+		n.hi--
+	}
+	n.lo--
+	return n
 }
 
 // numberOf takes an address in the form packet.Key has: 16 bytes, IPv4 in the last four.
@@ -77,6 +87,21 @@ func (t *table[V]) lookup(n number) V {
 		size -= half
 	}
 	return t.values[lo]
+}
+
+// within yields the values of the ranges that meet the one from first to last.
+func (t *table[V]) within(first, last number) iter.Seq[V] {
+	return func(yield func(V) bool) {
+		i, found := slices.BinarySearchFunc(t.starts, first, number.compare)
+		if !found {
+			i-- // first lies in the range before
+		}
+		for ; i < len(t.starts) && !last.less(t.starts[i]); i++ {
+			if !yield(t.values[i]) {
+				return
+			}
+		}
+	}
 }
 
 // add appends the range that begins at start. A later range with the same start replaces the former.
