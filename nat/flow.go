@@ -29,30 +29,34 @@ func (d Dir) String() string { return [...]string{"original", "reply"}[d&1] }
 // does. Where the two are not each other's reverse, the flow is translated.
 //
 // Key, Reply and Owner are set before Insert and never change. The counters are atomic; states and list links belong to the
-// table.
+// table. A flow enters a table once, and the garbage collector has it afterwards: an old *Flow is always good to ask Dead.
+//
+// The order of the fields is that of three cache lines: what every packet of the original direction needs, the rest of what the
+// reply direction needs, and what is written per packet or only by the table.
 type Flow struct {
 	// Key is what packets of the original direction look like; its Peer opened the flow and is charged for it.
 	Key packet.Key
-	// Reply is what answers look like when they arrive as packets; its V is zero where they do not: on the host's
-	// sockets, in gVisor.
-	Reply packet.Key
-
-	// Owner is what carries the flow on its other side: a connection, a mapping, another peer. The table only keeps it.
-	Owner any
-
 	// Generation is the policy generation the flow was last admitted under.
 	Generation atomic.Uint32
 
-	began  int64
-	last   atomic.Int64 // table time of the latest packet
-	counts [2]counts
-	state  atomic.Uint32 // a State, and a TCPState above it; written under the shard's mutex
-	dead   atomic.Bool   // removed from the table
+	word  atomic.Uint32 // State, TCPState and place in the table, see wordState; written under the shard's mutex
+	last  atomic.Int64  // table time of the latest packet
+	began int64
 
-	shard        *shard
-	timer, class link
-	slot         int32
+	// Reply is what answers look like when they arrive as packets; its V is zero where they do not: on the host's
+	// sockets, in gVisor.
+	Reply packet.Key
+	// Owner is what carries the flow on its other side: a connection, a mapping, another peer. The table only keeps it.
+	Owner any
+
+	extra atomic.Pointer[extra] // what translation and TCP tracking keep; nil for most flows
+
+	counts       [2]counts
+	timer, queue links // in its slot of the timer wheel, and in its peer's queue
 }
+
+// links are a flow's neighbours in a list.
+type links struct{ prev, next *Flow }
 
 // counts are one direction's, as the peers see it: whole IP packets.
 type counts struct{ packets, bytes atomic.Uint64 }
@@ -92,33 +96,26 @@ func (f *Flow) Started() int64 { return f.began }
 func (f *Flow) Last() int64 { return f.last.Load() }
 
 // State returns the flow's state.
-func (f *Flow) State() State { return State(f.state.Load() & 0xff) }
+func (f *Flow) State() State { return State(f.word.Load() & wordState) }
 
 // TCP returns the state of the flow's TCP connection; TCPNone for any other.
-func (f *Flow) TCP() TCPState { return TCPState(f.state.Load() >> 8) }
+func (f *Flow) TCP() TCPState { return TCPState(f.word.Load() >> wordTCPShift & wordTCP) }
 
 // Dead reports whether the flow has left the table. A cached *Flow is good while this is false.
-func (f *Flow) Dead() bool { return f.dead.Load() }
+func (f *Flow) Dead() bool { return f.word.Load()&wordDead != 0 }
 
-// link is an intrusive node of a doubly linked ring. A flow is in two rings: its timer slot and its peer's class.
-type link struct {
-	prev, next *link
-	flow       *Flow
-}
+// The parts of Flow.word.
+const (
+	wordState     = 0xf
+	wordTCPShift  = 4
+	wordTCP       = 0xf
+	wordEntered   = 1 << 8                  // it is or was in a table
+	wordDead      = 1 << 9                  // it has left it
+	wordSlot      = 0xffff << wordSlotShift // of the timer wheel
+	wordSlotShift = 16
+)
 
-func (l *link) init() { l.prev, l.next = l, l }
+// set replaces the bits of Flow.word under mask. The shard's mutex must be held.
+func (f *Flow) set(mask, bits uint32) { f.word.Store(f.word.Load()&^mask | bits) }
 
-func (l *link) empty() bool { return l.next == l }
-
-// pushBack puts n at the end of the ring whose head is l.
-func (l *link) pushBack(n *link) {
-	n.prev, n.next = l.prev, l
-	l.prev.next, l.prev = n, n
-}
-
-func (l *link) unlink() {
-	if l.next != nil {
-		l.prev.next, l.next.prev = l.next, l.prev
-		l.prev, l.next = nil, nil
-	}
-}
+func (f *Flow) slot() int { return int(f.word.Load() >> wordSlotShift) }

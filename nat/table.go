@@ -47,46 +47,36 @@ type Config struct {
 	OnEnd func(*Flow, End)
 }
 
-const (
-	shards    = 16
-	stripes   = 64
-	slots     = 512 // timer wheel of one-second slots; longer timeouts go round again
-	slotWidth = int64(time.Second)
-)
+const shards = 16
 
 // Table is the flow table. Use New.
+//
+// Lookups take no lock. What is kept by peer has a mutex for every shard of the peers, the index one for every stripe; a shard's is
+// taken first. No holder of one does more than a bounded number of steps.
 type Table struct {
 	cfg    Config
 	start  time.Time
-	count  atomic.Int64
+	count  atomic.Int64 // flows, and places kept for one
+	peers  atomic.Int64 // that have flows
 	closed atomic.Bool
 
-	shards  [shards]shard
-	stripes [stripes]stripe
+	index  index
+	shards [shards]shard
 
 	watch    observers
 	watchers atomic.Pointer[[]*observer] // of watch.list; nil: none
 }
 
-// stripe is a part of the index from tuples to flows, by the tuple's hash.
-type stripe struct {
-	mu    sync.RWMutex // guards the following; taken inside a shard's mutex, never two at once
-	flows map[packet.Key]*Flow
-}
-
 // shard holds what is kept by peer: quotas, the order of eviction, timers.
 type shard struct {
-	mu    sync.Mutex // guards the following
-	peers map[uint16]*peerFlows
-	quota map[uint16]int
-	wheel [slots]link
-	tick  int64 // the last slot that Expire has emptied
-}
+	waiting atomic.Int32  // for mu
+	top     atomic.Uint64 // rank of the peer with most flows; written under mu
 
-// peerFlows are the flows of one peer, by how readily they are evicted. Both rings are in order of entry.
-type peerFlows struct {
-	count            int
-	unassured, keeps link
+	mu      sync.Mutex // guards the following; see lock
+	peers   map[uint16]*peerFlows
+	quota   map[uint16]int
+	ranking []*peerFlows
+	wheel   wheel
 }
 
 // New makes an empty table.
@@ -103,13 +93,8 @@ func New(cfg Config) *Table {
 		s := &t.shards[i]
 		s.peers = make(map[uint16]*peerFlows)
 		s.quota = make(map[uint16]int)
-		for j := range s.wheel {
-			s.wheel[j].init()
-		}
 	}
-	for i := range t.stripes {
-		t.stripes[i].flows = make(map[packet.Key]*Flow)
-	}
+	t.index.init(cfg.Max)
 	return t
 }
 
@@ -121,47 +106,14 @@ func (t *Table) Len() int { return int(t.count.Load()) }
 
 func (t *Table) shardOf(peer uint16) *shard { return &t.shards[peer%shards] }
 
-// stripeOf spreads tuples by what differs between a peer's flows.
-func (t *Table) stripeOf(k *packet.Key) *stripe {
-	h := uint32(k.SrcPort)*0x9e3779b1 ^ uint32(k.DstPort)*0x85ebca6b ^ uint32(k.Dst[15])<<8 ^ uint32(k.Src[15])<<16
-	return &t.stripes[(h^h>>16)%stripes]
-}
-
 // Lookup finds the flow that has k for one of its tuples, and which; or nil. It does not count as traffic: see Flow.Touch.
-func (t *Table) Lookup(k *packet.Key) (*Flow, Dir) {
-	s := t.stripeOf(k)
-	s.mu.RLock()
-	f := s.flows[*k]
-	s.mu.RUnlock()
-	if f == nil || f.Key == *k {
-		return f, Original
-	}
-	return f, Reply
-}
-
-func (t *Table) indexLocked(k *packet.Key, f *Flow) bool {
-	s := t.stripeOf(k)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, taken := s.flows[*k]; taken {
-		return false
-	}
-	s.flows[*k] = f
-	return true
-}
-
-func (t *Table) unindexLocked(k *packet.Key) {
-	s := t.stripeOf(k)
-	s.mu.Lock()
-	delete(s.flows, *k)
-	s.mu.Unlock()
-}
+func (t *Table) Lookup(k *packet.Key) (*Flow, Dir) { return t.index.find(k) }
 
 // SetQuota sets how many flows a peer may have; zero means the default, Config.MaxPerPeer. Flows above a lower quota stay until
 // they end or newer ones take their place.
 func (t *Table) SetQuota(peer uint16, flows int) {
 	s := t.shardOf(peer)
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if flows <= 0 {
 		delete(s.quota, peer)
@@ -170,8 +122,9 @@ func (t *Table) SetQuota(peer uint16, flows int) {
 	s.quota[peer] = flows
 }
 
-// Insert enters f, in StateNew, as seen at table time now (see Now), under both its tuples. At a limit the oldest unassured flow of
-// the same peer makes room; if there is none, a tuple is taken, or the table is closed, Insert reports false and f is not entered.
+// Insert enters f, in StateNew, as seen at table time now (see Now), under both its tuples. At a limit another flow makes room
+// (see evict.go for which); if none does, a tuple is taken, f was entered before, or the table is closed, Insert reports false and
+// f is not entered.
 func (t *Table) Insert(f *Flow, now int64) bool {
 	evicted, ok := t.insert(f, now)
 	if evicted != nil {
@@ -184,92 +137,164 @@ func (t *Table) Insert(f *Flow, now int64) bool {
 }
 
 func (t *Table) insert(f *Flow, now int64) (evicted *Flow, ok bool) {
-	s := t.shardOf(f.Key.Peer)
-	f.began = now
-	f.last.Store(now)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if t.closed.Load() {
+	evicted, has, res := t.enter(f, now, false)
+	if res != tableFull {
+		return evicted, res == entered
+	}
+	if evicted = t.makeRoom(f.Key.Peer, has); evicted == nil {
 		return nil, false
 	}
+	if _, _, res = t.enter(f, now, true); res != entered {
+		t.count.Add(-1)
+	}
+	return evicted, res == entered
+}
+
+// entering is what became of an attempt to enter a flow.
+type entering uint8
+
+const (
+	entered entering = iota
+	refused
+	tableFull
+)
+
+// enter enters f if its peer's quota permits it, for which an older flow may have to go, and if there is room: a place that the
+// caller has kept for it, or a free one. has is how many flows the peer has.
+func (t *Table) enter(f *Flow, now int64, kept bool) (evicted *Flow, has int, res entering) {
+	s := t.shardOf(f.Key.Peer)
+	s.lock()
+	defer s.mu.Unlock()
+	if t.closed.Load() || f.word.Load()&wordEntered != 0 || t.taken(f) {
+		return nil, 0, refused
+	}
+	p := s.peers[f.Key.Peer]
+	if p != nil {
+		has = p.count
+	}
+	switch {
+	case has >= s.quotaLocked(f.Key.Peer, t.cfg.MaxPerPeer):
+		if kept { // others of the same peer came first
+			return nil, has, refused
+		}
+		if evicted = p.oldestUnassured(); evicted == nil {
+			return nil, has, refused
+		}
+		t.unlinkLocked(s, evicted) // f takes its place
+	case !kept && !t.reserve():
+		return nil, has, tableFull
+	}
+	f.began = now
+	f.last.Store(now)
+	f.set(wordEntered, wordEntered)
+	if !t.index.add(f) { // another flow has taken a tuple meanwhile
+		f.set(wordEntered, 0)
+		if !kept {
+			t.count.Add(-1)
+		}
+		return evicted, has, refused
+	}
+	t.linkLocked(s, f)
+	return evicted, has, entered
+}
+
+// taken reports whether another flow has a tuple of f.
+func (t *Table) taken(f *Flow) bool {
+	g, _ := t.index.find(&f.Key)
+	if g == nil && f.Reply.V != 0 {
+		g, _ = t.index.find(&f.Reply)
+	}
+	return g != nil
+}
+
+// reserve takes a place for a flow if one is free.
+func (t *Table) reserve() bool {
+	for {
+		n := t.count.Load()
+		if n >= int64(t.cfg.Max) {
+			return false
+		}
+		if t.count.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (s *shard) quotaLocked(peer uint16, normal int) int {
+	if q, ok := s.quota[peer]; ok {
+		return q
+	}
+	return normal
+}
+
+// linkLocked enters f everywhere but in the index.
+func (t *Table) linkLocked(s *shard, f *Flow) {
 	p := s.peers[f.Key.Peer]
 	if p == nil {
-		p = &peerFlows{}
-		p.unassured.init()
-		p.keeps.init()
+		p = &peerFlows{peer: f.Key.Peer}
+		s.peers[p.peer] = p
+		t.peers.Add(1)
 	}
-	quota := t.cfg.MaxPerPeer
-	if q, ok := s.quota[f.Key.Peer]; ok {
-		quota = q
+	p.queues[StateNew].push(f)
+	s.addLocked(p, 1)
+	s.wheel.add(f, t.due(f))
+}
+
+// unlinkLocked takes f out of everything, but leaves its place in count to the caller. It reports false if f is not in the table.
+func (t *Table) unlinkLocked(s *shard, f *Flow) bool {
+	if f.word.Load()&(wordEntered|wordDead) != wordEntered {
+		return false
 	}
-	if p.count >= quota || t.count.Load() >= int64(t.cfg.Max) {
-		if p.unassured.empty() {
-			return nil, false
-		}
-		evicted = p.unassured.next.flow
-		t.unlinkLocked(s, evicted)
+	f.set(wordDead, wordDead)
+	t.index.remove(f)
+	s.wheel.remove(f)
+	p := s.peers[f.Key.Peer]
+	p.queues[f.State()].remove(f)
+	s.addLocked(p, -1)
+	if p.count == 0 {
+		delete(s.peers, p.peer)
+		t.peers.Add(-1)
 	}
-	f.shard, f.timer.flow, f.class.flow = s, f, f
-	if !t.indexLocked(&f.Key, f) {
-		return evicted, false
-	}
-	if f.Reply.V != 0 && !t.indexLocked(&f.Reply, f) {
-		t.unindexLocked(&f.Key)
-		return evicted, false
-	}
-	s.peers[f.Key.Peer] = p // again: the record may have gone with the evicted flow
-	p.count++
-	p.unassured.pushBack(&f.class)
-	t.count.Add(1)
-	t.scheduleLocked(s, f)
-	return evicted, true
+	return true
 }
 
 // SetState moves the flow to a later state; an earlier or equal one changes nothing.
 func (t *Table) SetState(f *Flow, st State) {
-	if f.shard == nil || st <= f.State() {
-		return
+	if st > f.State() {
+		t.setState(f, st, 0, 0)
 	}
-	t.setState(f, st, f.TCP())
 }
 
 // SetTCP notes a new state of the flow's TCP connection; the flow's own state follows, but never goes back.
-func (t *Table) SetTCP(f *Flow, s TCPState) {
-	if f.shard == nil || s == f.TCP() {
-		return
+func (t *Table) SetTCP(f *Flow, tcp TCPState) {
+	if tcp != f.TCP() {
+		t.setState(f, tcp.state(), wordTCP<<wordTCPShift, uint32(tcp)<<wordTCPShift)
 	}
-	t.setState(f, s.state(), s)
 }
 
-func (t *Table) setState(f *Flow, st State, tcp TCPState) {
-	s := f.shard
-	s.mu.Lock()
-	if f.dead.Load() {
+// setState raises the state of f to st, and replaces the bits of its word under mask.
+func (t *Table) setState(f *Flow, st State, mask, bits uint32) {
+	s := t.shardOf(f.Key.Peer)
+	s.lock()
+	if f.word.Load()&(wordEntered|wordDead) != wordEntered {
 		s.mu.Unlock()
 		return
 	}
-	old := f.State()
-	st = max(st, old)
-	f.state.Store(uint32(st) | uint32(tcp)<<8)
-	if st != old {
+	if old := f.State(); st > old {
 		p := s.peers[f.Key.Peer]
-		f.class.unlink()
-		if st == StateAssured {
-			p.keeps.pushBack(&f.class)
-		} else {
-			p.unassured.pushBack(&f.class)
-		}
+		p.queues[old].remove(f)
+		p.queues[st].push(f)
+		mask, bits = mask|wordState, bits|uint32(st)
 	}
-	f.timer.unlink()
-	t.scheduleLocked(s, f)
+	f.set(mask, bits)
+	s.wheel.remove(f)
+	s.wheel.add(f, t.due(f))
 	s.mu.Unlock()
 	t.notify(EventUpdate, f, 0)
 }
 
 // Left is how long the flow will stay if nothing more comes.
-func (t *Table) Left(f *Flow, now int64) time.Duration {
-	return max(0, time.Duration(f.last.Load()-now)+t.cfg.Timeouts.of(f))
-}
+func (t *Table) Left(f *Flow, now int64) time.Duration { return max(0, time.Duration(t.due(f)-now)) }
 
 // Remove ends the flow at its owner's wish; OnEnd is not called. Removing it again does nothing. It reports whether this call removed
 // it.
@@ -289,29 +314,11 @@ func (t *Table) End(f *Flow, why End) {
 }
 
 func (t *Table) unlink(f *Flow) bool {
-	s := f.shard
-	if s == nil {
-		return false
-	}
-	s.mu.Lock()
+	s := t.shardOf(f.Key.Peer)
+	s.lock()
 	defer s.mu.Unlock()
-	return t.unlinkLocked(s, f)
-}
-
-func (t *Table) unlinkLocked(s *shard, f *Flow) bool {
-	if f.dead.Swap(true) {
+	if !t.unlinkLocked(s, f) {
 		return false
-	}
-	t.unindexLocked(&f.Key)
-	if f.Reply.V != 0 {
-		t.unindexLocked(&f.Reply)
-	}
-	f.timer.unlink()
-	f.class.unlink()
-	if p := s.peers[f.Key.Peer]; p != nil {
-		if p.count--; p.count == 0 {
-			delete(s.peers, f.Key.Peer)
-		}
 	}
 	t.count.Add(-1)
 	return true
@@ -325,93 +332,16 @@ func (t *Table) ended(f *Flow, why End) {
 	}
 }
 
-// scheduleLocked puts the flow into the wheel slot in which it may be due; packets that arrive later do not move it.
-func (t *Table) scheduleLocked(s *shard, f *Flow) {
-	due := (f.last.Load() + int64(t.cfg.Timeouts.of(f))) / slotWidth
-	due = max(due, s.tick+1)
-	due = min(due, s.tick+slots-1)
-	f.slot = int32(due % slots)
-	s.wheel[f.slot].pushBack(&f.timer)
-}
-
-// Expire ends the flows that are idle for longer than their timeout at table time now. Call it about once a second; it
-// looks only at flows that may be due.
-func (t *Table) Expire(now int64) {
-	var over []*Flow
-	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock()
-		upto := now / slotWidth
-		if upto-s.tick > slots {
-			s.tick = upto - slots
-		}
-		for s.tick < upto {
-			s.tick++
-			head := &s.wheel[s.tick%slots]
-			var due link
-			due.init()
-			if !head.empty() { // take the ring: flows that are not due go back into the wheel
-				due.next, due.prev = head.next, head.prev
-				due.next.prev, due.prev.next = &due, &due
-				head.init()
-			}
-			for !due.empty() {
-				f := due.next.flow
-				f.timer.unlink()
-				if f.last.Load()+int64(t.cfg.Timeouts.of(f)) > now {
-					t.scheduleLocked(s, f)
-					continue
-				}
-				t.unlinkLocked(s, f)
-				over = append(over, f)
-			}
-		}
-		s.mu.Unlock()
-	}
-	for _, f := range over {
-		t.ended(f, Expired)
-	}
-}
-
-// EvictOldest ends the oldest unassured flow of a peer, to free what its owner holds. It reports whether there was one.
-func (t *Table) EvictOldest(peer uint16) bool {
-	s := t.shardOf(peer)
-	s.mu.Lock()
-	p := s.peers[peer]
-	if p == nil || p.unassured.empty() {
-		s.mu.Unlock()
-		return false
-	}
-	old := p.unassured.next.flow
-	t.unlinkLocked(s, old)
-	s.mu.Unlock()
-	t.ended(old, Evicted)
-	return true
-}
-
-// Each calls fn for a snapshot of all flows, without a lock held.
-func (t *Table) Each(fn func(*Flow)) {
-	for i := range t.stripes {
-		s := &t.stripes[i]
-		s.mu.RLock()
-		all := make([]*Flow, 0, len(s.flows))
-		for k, f := range s.flows {
-			if f.Key == k {
-				all = append(all, f)
-			}
-		}
-		s.mu.RUnlock()
-		for _, f := range all {
-			fn(f)
-		}
-	}
-}
+// Each calls fn for the flows, in no order and without a lock held; fn may use the table. Every flow that stays meanwhile comes
+// exactly once; one that is entered or ends meanwhile may come.
+func (t *Table) Each(fn func(*Flow)) { t.index.each(fn) }
 
 // Recheck asks allowed about every flow and ends those it refuses.
 func (t *Table) Recheck(allowed func(*Flow) bool) {
 	t.Each(func(f *Flow) {
 		if !f.Dead() && !allowed(f) {
 			t.End(f, Withdrawn)
+			t.shardOf(f.Key.Peer).giveWay()
 		}
 	})
 }
@@ -419,5 +349,12 @@ func (t *Table) Recheck(allowed func(*Flow) bool) {
 // Close ends all flows and lets no new ones in.
 func (t *Table) Close() {
 	t.closed.Store(true)
-	t.Each(func(f *Flow) { t.End(f, Closed) })
+	for i := range t.shards { // an Insert that has not seen closed is over when its shard can be locked
+		t.shards[i].lock()
+		t.shards[i].mu.Unlock()
+	}
+	t.Each(func(f *Flow) {
+		t.End(f, Closed)
+		t.shardOf(f.Key.Peer).giveWay()
+	})
 }
