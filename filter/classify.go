@@ -168,6 +168,7 @@ func (c *classifier) table(v4 bool) table[class] {
 	for _, n := range slices.Compact(cuts) {
 		t.add(n, c.classify(n))
 	}
+	t.done()
 	return t
 }
 

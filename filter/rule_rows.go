@@ -96,42 +96,41 @@ type query struct {
 	service uint32
 }
 
-// first returns the lowest number among the rules of the query, or -1.
+// first returns the lowest number among the rules of the query, or -1. Of a chunk it looks at all words at once, which takes
+// a processor no longer than one mispredicted branch.
 func (r *rows) first(q *query) int {
 	from, to0, to1, service := r.row(q.from), r.row(q.to[0]), r.row(q.to[1]), r.row(q.service)
 	for i := range r.sums {
 		for rest := from[i] & (to0[i] | to1[i]) & service[i]; rest != 0; rest &= rest - 1 {
 			c := 32*i + bits.TrailingZeros32(rest)
 			at := r.sums + c
-			f, t0, t1, s := from[at], to0[at], to1[at], service[at]
-			if uint8(f&(t0|t1)&s) == 0 {
+			ef, e0, e1, es := from[at], to0[at], to1[at], service[at]
+			if uint8(ef&(e0|e1)&es) == 0 {
 				continue
 			}
-			if w, hit := meet(&r.chunks[f>>8], &r.chunks[t0>>8], &r.chunks[t1>>8], &r.chunks[s>>8]); hit != 0 {
-				return chunkRules*c + 64*w + bits.TrailingZeros64(hit)
+			f, t0, t1, s := &r.chunks[ef>>8], &r.chunks[e0>>8], &r.chunks[e1>>8], &r.chunks[es>>8]
+			if f[0]&(t0[0]|t1[0])&s[0]|
+				f[1]&(t0[1]|t1[1])&s[1]|
+				f[2]&(t0[2]|t1[2])&s[2]|
+				f[3]&(t0[3]|t1[3])&s[3]|
+				f[4]&(t0[4]|t1[4])&s[4]|
+				f[5]&(t0[5]|t1[5])&s[5]|
+				f[6]&(t0[6]|t1[6])&s[6]|
+				f[7]&(t0[7]|t1[7])&s[7] != 0 {
+				return chunkRules*c + firstOf(f, t0, t1, s)
 			}
 		}
 	}
 	return -1
 }
 
-// meet returns the first word of an intersection that is not zero, and its number. It looks at all words at once, which takes
-// a processor no longer than one mispredicted branch.
-func meet(from, to0, to1, service *chunk) (i int, w uint64) {
-	if from[0]&(to0[0]|to1[0])&service[0]|
-		from[1]&(to0[1]|to1[1])&service[1]|
-		from[2]&(to0[2]|to1[2])&service[2]|
-		from[3]&(to0[3]|to1[3])&service[3]|
-		from[4]&(to0[4]|to1[4])&service[4]|
-		from[5]&(to0[5]|to1[5])&service[5]|
-		from[6]&(to0[6]|to1[6])&service[6]|
-		from[7]&(to0[7]|to1[7])&service[7] == 0 {
-		return 0, 0
-	}
+// firstOf returns the lowest number in an intersection of chunks that is not empty.
+func firstOf(from, to0, to1, service *chunk) int {
+	i := 0
 	for from[i]&(to0[i]|to1[i])&service[i] == 0 {
 		i++
 	}
-	return i, from[i] & (to0[i] | to1[i]) & service[i]
+	return 64*i + bits.TrailingZeros64(from[i]&(to0[i]|to1[i])&service[i])
 }
 
 func (r *rows) row(at uint32) []uint32 { return r.rows[at : int(at)+r.stride] }
@@ -183,5 +182,6 @@ func (r *rows) sweep(rules int, list []interval) table[uint32] {
 			t.add(e.at, r.add(active))
 		}
 	}
+	t.done()
 	return t
 }

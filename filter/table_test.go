@@ -88,3 +88,22 @@ func TestLongestMatchEqualsNaive(t *testing.T) {
 		}
 	}
 }
+
+// A table whose starts are all short is searched in their short form; numbers beyond are in its last range.
+func TestShortStarts(t *testing.T) {
+	short := longestMatch([]entry[int]{{netip.MustParsePrefix("::/96"), 1}, {netip.MustParsePrefix("::8:0/112"), 2}}, 0)
+	if short.narrow != nil {
+		t.Fatal("the end of ::/96 is taken for a short number")
+	}
+	short.starts, short.values = short.starts[:3], short.values[:3]
+	long := table[int]{starts: short.starts, values: short.values}
+	short.done()
+	if len(short.narrow) != 3 {
+		t.Fatalf("narrow is %v", short.narrow)
+	}
+	for _, n := range []number{{0, 0}, {0, 0x7ffff}, {0, 0x80000}, {0, 0x8ffff}, {0, 0x90000}, {0, 1<<32 - 1}, {0, 1 << 32}, {0, 1<<64 - 1}, {1, 0}, {1 << 63, 5}} {
+		if got, want := short.lookup(n), long.lookup(n); got != want {
+			t.Errorf("%x: got %d, want %d", n, got, want)
+		}
+	}
+}
