@@ -13,7 +13,7 @@ const (
 )
 
 // expireHold is how many flows are looked at before the shard is open to others again: some tens of microseconds.
-const expireHold = 64
+const expireHold = 32
 
 // wheel keeps the flows of a shard by when they may be due.
 type wheel struct {

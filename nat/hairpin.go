@@ -117,7 +117,7 @@ func (n *NAT) translateHalf(p *packet.Packet, f *Flow, now int64) Verdict {
 	far.shard.mu.Lock()
 	open := n.permittedLocked(far, &x.near.ext.addr, x.near.port)
 	far.shard.mu.Unlock()
-	if !open {
+	if !open || !opens(p) {
 		return Filtered
 	}
 	// The mapping must outlive f: the other end knows its port.

@@ -15,7 +15,7 @@ import (
 // It is split into stripes by the tuple's hash, each a hash table of its own that grows and shrinks as a whole. There are so many
 // that a full one has about stripeTuples tuples: rebuilding it takes some tens of microseconds, and nobody waits longer.
 type index struct {
-	seed    [7]uint64 // secret: who does not know it cannot choose tuples that collide
+	seed    [5]uint64 // secret: who does not know it cannot choose tuples that collide
 	shift   uint8     // of the hash, to the number of the stripe
 	stripes []stripe
 }
@@ -70,17 +70,12 @@ func (x *index) init(flows int) {
 	x.stripes = make([]stripe, 1<<log)
 }
 
-// hash is NH, the universal hash of UMAC (RFC 4418 section 5.2), on 64-bit words, its 128 bits folded by one more multiplication.
+// hash folds the key by multiplications with secrets, as wyhash and Go's maps do.
 func (x *index) hash(k *packet.Key) uint64 {
 	s := &x.seed
-	h1, l1 := bits.Mul64(word(k.Src[:8])+s[0], word(k.Src[8:])+s[1])
-	h2, l2 := bits.Mul64(word(k.Dst[:8])+s[2], word(k.Dst[8:])+s[3])
-	h3, l3 := bits.Mul64(ends(k)+s[4], s[5])
-	l, c := bits.Add64(l1, l2, 0)
-	h, _ := bits.Add64(h1, h2, c)
-	l, c = bits.Add64(l, l3, 0)
-	h, _ = bits.Add64(h, h3, c)
-	h, l = bits.Mul64(h^s[6], l|1)
+	h1, l1 := bits.Mul64(word(k.Src[:8])^s[0], word(k.Src[8:])^s[1])
+	h2, l2 := bits.Mul64(word(k.Dst[:8])^s[2], word(k.Dst[8:])^s[3])
+	h, l := bits.Mul64(h1^l1^h2^l2, ends(k)^s[4])
 	return h ^ l
 }
 
@@ -88,20 +83,10 @@ func word(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
 
 // ends is what a key has beside addresses.
 func ends(k *packet.Key) uint64 {
-	return uint64(k.SrcPort) | uint64(k.DstPort)<<16 | uint64(k.Peer)<<32 | uint64(k.Proto)<<48 | uint64(k.V)<<56
+	return uint64(k.SrcPort) | uint64(k.DstPort)<<16 | uint64(k.Peer)<<32 | uint64(uint16(k.Proto)|uint16(k.V)<<8)<<48
 }
 
-func (x *index) stripeOf(h uint64) *stripe { return &x.stripes[h>>x.shift] }
-
-// find returns the flow that has k for one of its tuples, and which; or nil.
-func (x *index) find(k *packet.Key) (*Flow, Dir) {
-	h := x.hash(k)
-	all := x.stripeOf(h).buckets.Load()
-	if all == nil {
-		return nil, Original
-	}
-	return all.find(h, k)
-}
+func (x *index) stripeOf(h uint64) *stripe { return &x.stripes[h>>(x.shift&63)] }
 
 // of is the bucket of a hash. Its low half is used here, its top for the stripe, what is between for the tag.
 func (all buckets) of(h uint64) *bucket {
@@ -114,26 +99,42 @@ func tagOf(h uint64) uint64 { return h>>32&tagMask | tagTaken }
 // dirAt is the direction of the tuple in place i, which tags are of.
 func dirAt(tags uint64, i int) Dir { return Dir(tags >> (uint(tagDirs+i) & 63) & 1) }
 
-func (all buckets) find(h uint64, k *packet.Key) (*Flow, Dir) {
-	want, end := tagOf(h)*eachTag, ends(k)
+// find returns the flow that has k for one of its tuples, and which; or nil. It is written out for its length in instructions: a
+// processor that has the next lookups in view asks memory for them too.
+func (x *index) find(k *packet.Key) (*Flow, Dir) {
+	h := x.hash(k)
+	all := x.stripeOf(h).buckets.Load()
+	if all == nil {
+		return nil, Original
+	}
+	want := tagOf(h) * eachTag
 	for b := all.of(h); b != nil; b = b.next.Load() {
 		tags := b.tags.Load()
-		x := tags ^ want // a byte is zero where the tag is the wanted one
-		for m := (x - eachTag) &^ x & (eachTag * tagTaken); m != 0; m &= m - 1 {
-			i := bits.TrailingZeros64(m) / tagBits
+		differ := tags ^ want // a byte is zero where the tag is the wanted one; see Hacker's Delight, section 6-1
+		for m := (differ - eachTag) &^ differ & (eachTag * tagTaken); m != 0; m &= m - 1 {
+			i := bits.TrailingZeros64(m) / tagBits % 8
 			f, d := b.flows[i].Load(), dirAt(tags, i)
 			if f == nil {
 				continue
 			}
 			// An array instead of an if: a processor that guesses the direction wrong waits for memory before it goes on.
 			have := [...]*packet.Key{&f.Key, &f.Reply}[d&1]
-			if (word(have.Src[:8])^word(k.Src[:8]))|(word(have.Src[8:])^word(k.Src[8:]))|(word(have.Dst[:8])^word(k.Dst[:8]))|
-				(word(have.Dst[8:])^word(k.Dst[8:]))|(ends(have)^end) == 0 {
+			if *have == *k {
 				return f, d
 			}
 		}
 	}
 	return nil, Original
+}
+
+// taken reports whether another flow has a tuple of f, or both are the same.
+func (x *index) taken(f *Flow) bool {
+	g, _ := x.find(&f.Key)
+	if g == nil && f.Reply.V != 0 {
+		g, _ = x.find(&f.Reply)
+		return g != nil || f.Key == f.Reply
+	}
+	return g != nil
 }
 
 // add enters both tuples of f, or neither if one is taken.
@@ -143,7 +144,7 @@ func (x *index) add(f *Flow) bool {
 		s := x.stripeOf(h)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.hasLocked(h, &f.Key) {
+		if x.taken(f) {
 			return false
 		}
 		s.addLocked(x, h, f, Original)
@@ -153,7 +154,7 @@ func (x *index) add(f *Flow) bool {
 	s, o := x.stripeOf(h), x.stripeOf(r)
 	x.lockBoth(h, r)
 	defer x.unlockBoth(h, r)
-	if f.Key == f.Reply || s.hasLocked(h, &f.Key) || o.hasLocked(r, &f.Reply) {
+	if x.taken(f) {
 		return false
 	}
 	s.addLocked(x, h, f, Original)
@@ -191,15 +192,6 @@ func (x *index) unlockBoth(a, b uint64) {
 	if i != j {
 		x.stripes[j].mu.Unlock()
 	}
-}
-
-func (s *stripe) hasLocked(h uint64, k *packet.Key) bool {
-	all := s.buckets.Load()
-	if all == nil {
-		return false
-	}
-	f, _ := all.find(h, k)
-	return f != nil
 }
 
 func (s *stripe) addLocked(x *index, h uint64, f *Flow, d Dir) {

@@ -32,7 +32,7 @@ const (
 	PortPreserve   PortPolicy = iota // the inner one where it is free, else a random one
 	PortRandom                       // RFC 6056 sections 3.3.1 and 3.3.2
 	PortSequential                   // the next free one; RFC 6056 section 2.2 calls this the traditional algorithm
-	PortContiguous                   // as PortPreserve, but parity and pairs of neighbours stay where possible (RFC 4787 section 4.2.2 and 4.2.3)
+	PortContiguous                   // the parity, and neighbours as neighbours, where possible (RFC 4787 sections 4.2.2 and 4.2.3)
 )
 
 func (p PortPolicy) String() string {
@@ -87,7 +87,8 @@ func (v Verdict) String() string {
 // table's. An external port belongs to one mapping at a time (no overloading, RFC 4787 REQ-3). Packets must be whole: callers
 // reassemble and fragment. Hop limits, policy and counting are the caller's, except in Outbound and Inbound.
 //
-// All methods are safe for concurrent use. Translate takes no lock of the NAT's own.
+// All methods are safe for concurrent use. Translate takes no lock of the NAT's own but for the first answer of a flow that came
+// from outside. Several NATs may share a table, if no external address is in use by two.
 //
 //	n, err := nat.NewNAT(nat.NATConfig{Table: t, Outside: nat.PeerUpstream, Addrs: addrs})
 //	...
@@ -175,7 +176,8 @@ func portSeed(fixed uint64) (seed [32]byte) {
 	return seed
 }
 
-// Close stops watching the table and forgets all mappings. Flows stay and may still be translated; none can be opened.
+// Close stops watching the table and forgets all mappings. Flows stay and may still be translated; none can be opened. Before
+// another NAT gets the same addresses they should be ended, as it does not know which ports they use.
 func (n *NAT) Close() {
 	n.closed.Store(true)
 	n.stop()
@@ -194,7 +196,7 @@ func (n *NAT) Mappings() int { return int(n.mapped.Load()) }
 
 // Open gives the first packet of a flow from inside its mapping and enters the flow into the table. f has Key and Owner set; Open
 // sets Reply. Keys of ICMP must be those of an echo request, keys of TCP those of a SYN. Only after Pass and Hairpinned
-// may the packet be translated.
+// may the packet be translated. An own external address may be the source of PeerSelf alone; it gets a mapping like others.
 //
 // A packet to an own external address goes back inside where hairpinning is on. If the filter of the other inside end does not
 // let it in, the verdict is Filtered, but the flow is entered all the same, without a Reply tuple: its own side is
@@ -216,7 +218,7 @@ func (n *NAT) OpenTo(f *Flow, to netip.Addr, now int64) Verdict {
 
 func (n *NAT) open(f *Flow, dst *[16]byte, now int64) Verdict {
 	k := &f.Key
-	if n.closed.Load() || !translatable(k) || n.externalOf(k.V, &k.Src) != nil {
+	if n.closed.Load() || !translatable(k) || k.Peer != PeerSelf && n.externalOf(k.V, &k.Src) != nil {
 		return NoMapping
 	}
 	if n.externalOf(k.V, dst) != nil {

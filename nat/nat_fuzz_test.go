@@ -76,6 +76,7 @@ func fuzzSeeds() (all [][]byte) {
 				put(ends[0].Addr(), ends[1].Addr(), 47, -1, make([]byte, 8)),
 				errorBytes(ends[1].Addr(), ends[0].Addr(), packet.PortUnreachable(a.v), udp),
 				errorBytes(a.another, ends[0].Addr(), packet.TimeExceeded(a.v), udp),
+				put(ends[0].Addr(), ends[1].Addr(), packet.ProtoUDP, -1, []byte{19, 136, 0, 80, 0, 8, 0, 0, 1, 2, 3, 4}), // more than it says
 			)
 		}
 	}
@@ -133,9 +134,10 @@ func FuzzOutbound(f *testing.F) {
 		f.Add(b, uint8(i*5), peer1)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, kind uint8, peer uint16) {
+		b = bytes.Clone(b) // the fuzzer's own
 		repair(b)
 		var p packet.Packet
-		if peer == outside || packet.Decode(&p, b) != packet.FaultNone {
+		if peer >= PeerSelf || packet.Decode(&p, b) != packet.FaultNone {
 			return
 		}
 		r := fuzzRouter(t, kind)
@@ -158,6 +160,7 @@ func FuzzInbound(f *testing.F) {
 		f.Add(b, uint8(i*5))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, kind uint8) {
+		b = bytes.Clone(b) // the fuzzer's own
 		repair(b)
 		var p packet.Packet
 		if packet.Decode(&p, b) != packet.FaultNone {

@@ -230,7 +230,7 @@ func TestRFC4787Timers(t *testing.T) {
 			t.Errorf("%d mappings, %d flows", r.Mappings(), r.tab.Len())
 		}
 	})
-	t.Run("RFC 7857 section 6: filtered packets do not refresh", func(t *testing.T) {
+	t.Run("RFC 7857 section 7: filtered packets do not refresh", func(t *testing.T) {
 		r := newRouter(t, NATConfig{Filtering: AddressDependent}, keep)
 		ext := r.send(peer1, x, y)
 		r.wait(110)

@@ -364,6 +364,34 @@ func TestRFC5382Timers(t *testing.T) { // REQ-5
 	}
 }
 
+func TestRFC7857RefusalsKeepNothingAlive(t *testing.T) { // section 8
+	for _, cfg := range []NATConfig{{StrictRefresh: true}, {Filtering: AddressDependent}} {
+		c := newConn(t, cfg)
+		c.run("mapping", handshake)
+		stranger := at(remote, 9)
+		p, v := c.in(tcpBytes(stranger, c.ext, segment{flags: fSYN, seq: 7, win: 9}))
+		if v != Pass {
+			t.Fatal(v)
+		}
+		k := p.Key.Reverse()
+		k.Peer = peer1
+		f, _ := c.tab.Lookup(&k)
+		for range 5 { // closed by the first, not kept by the others
+			if _, v := c.out(peer1, tcpBytes(c.a, stranger, segment{flags: fRST | fACK, ack: 8})); v != Pass {
+				t.Fatal(v)
+			}
+			c.wait(5)
+		}
+		if f.TCP() != TCPClose || f.Last() != 0 || f.extra.Load().answered.Load() {
+			t.Errorf("%+v: %v, last at %d, counted as answered: %v", cfg, f.TCP(), f.Last(), f.extra.Load().answered.Load())
+		}
+		c.wait(6)
+		if !f.Dead() {
+			t.Errorf("%+v: refusals keep the flow", cfg)
+		}
+	}
+}
+
 func TestRFC5382ICMP(t *testing.T) {
 	c := newConn(t, NATConfig{})
 	c.run("open", handshake)

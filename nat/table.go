@@ -165,7 +165,7 @@ func (t *Table) enter(f *Flow, now int64, kept bool) (evicted *Flow, has int, re
 	s := t.shardOf(f.Key.Peer)
 	s.lock()
 	defer s.mu.Unlock()
-	if t.closed.Load() || f.word.Load()&wordEntered != 0 || t.taken(f) {
+	if t.closed.Load() || f.word.Load()&wordEntered != 0 || t.index.taken(f) {
 		return nil, 0, refused
 	}
 	p := s.peers[f.Key.Peer]
@@ -196,15 +196,6 @@ func (t *Table) enter(f *Flow, now int64, kept bool) (evicted *Flow, has int, re
 	}
 	t.linkLocked(s, f)
 	return evicted, has, entered
-}
-
-// taken reports whether another flow has a tuple of f.
-func (t *Table) taken(f *Flow) bool {
-	g, _ := t.index.find(&f.Key)
-	if g == nil && f.Reply.V != 0 {
-		g, _ = t.index.find(&f.Reply)
-	}
-	return g != nil
 }
 
 // reserve takes a place for a flow if one is free.

@@ -1,7 +1,6 @@
 package nat
 
 import (
-	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
@@ -208,77 +207,6 @@ func TestAPeersOwnQuota(t *testing.T) {
 	tab.SetQuota(1, 0)
 	if !tab.Insert(&Flow{Key: key(1, packet.ProtoUDP, 99, 9)}, 0) {
 		t.Error("refused although the quota is the default again")
-	}
-}
-
-// TestAgainstModel runs random traffic through the table and through a map that is scanned in full.
-func TestAgainstModel(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(1, 2))
-	tab := New(Config{Max: 1 << 20, MaxPerPeer: 1 << 20})
-	type entry struct {
-		f    *Flow
-		last int64
-		st   State
-	}
-	model := map[packet.Key]*entry{}
-	now := int64(0)
-	for range 60000 {
-		now += rnd.Int64N(int64(200 * time.Millisecond))
-		k := key(uint16(rnd.IntN(40)), []uint8{1, 6, 17}[rnd.IntN(3)], uint16(rnd.IntN(30)), []uint16{53, 80}[rnd.IntN(2)])
-		f, _ := tab.Lookup(&k)
-		e := model[k]
-		if (f == nil) != (e == nil) || e != nil && e.f != f {
-			t.Fatalf("at %d: table has %v, model %v", now, f, e)
-		}
-		switch {
-		case f == nil:
-			f = &Flow{Key: k}
-			if !tab.Insert(f, now) {
-				t.Fatal("refused below the limit")
-			}
-			model[k] = &entry{f, now, StateNew}
-		case rnd.IntN(10) == 0:
-			tab.Remove(f)
-			delete(model, k)
-		case rnd.IntN(5) == 0:
-			st := State(rnd.IntN(3))
-			f.Touch(now)
-			tab.SetState(f, st)
-			e.last, e.st = now, max(e.st, st)
-		default:
-			f.Touch(now)
-			e.last = now
-		}
-		if rnd.IntN(20) == 0 {
-			tab.Expire(now)
-			for k, e := range model {
-				to := Timeouts{}.withDefaults()
-				like := &Flow{Key: k}
-				like.word.Store(uint32(e.st))
-				if due := e.last + int64(to.of(like)); due <= now-int64(time.Second) {
-					if !e.f.Dead() {
-						t.Fatalf("flow %v due at %d still there at %d", k, due, now)
-					}
-					delete(model, k)
-				} else if due > now && e.f.Dead() {
-					t.Fatalf("flow %v due at %d gone at %d", k, due, now)
-				} else if e.f.Dead() {
-					delete(model, k)
-				}
-			}
-		}
-	}
-	if tab.Len() != len(model) {
-		t.Errorf("%d flows, model %d", tab.Len(), len(model))
-	}
-	tab.Close()
-	if tab.Len() != 0 {
-		t.Errorf("%d flows after Close", tab.Len())
-	}
-	for i := range tab.shards {
-		if n := len(tab.shards[i].peers); n != 0 {
-			t.Errorf("shard %d remembers %d peers", i, n)
-		}
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 
 // tcpConn is what Track remembers of a connection, by direction.
 type tcpConn struct {
-	mu    sync.Mutex // guards the following, and changes of the flow's TCP state
+	mu    sync.Mutex // guards the following, and the order of changes of the flow's TCP state, observers included
 	side  [2]tcpSide
 	scale [2]uint8 // window scale that counts
 	flags [2]uint8
@@ -146,7 +146,10 @@ func (c *tcpConn) accept(st TCPState, d Dir, p *packet.Packet) (TCPState, bool) 
 	}
 	c.noteSYN(d, p)
 	c.noteAck(d, p)
-	if c.flags[0]&c.flags[1]&sideScaled == 0 && c.flags[o]&sideSeen != 0 {
+	switch {
+	case c.flags[o]&sideSeen == 0:
+		c.scale[o] = maxScale
+	case c.flags[0]&c.flags[1]&sideScaled == 0:
 		c.scale = [2]uint8{} // both have to offer it (RFC 7323 section 2.2)
 	}
 	return c.handshake(), true

@@ -12,18 +12,30 @@ func (n *NAT) Translate(p *packet.Packet, f *Flow, d Dir, now int64) Verdict {
 	if f.Reply.V == 0 {
 		return n.translateHalf(p, f, now)
 	}
-	if p.Proto == packet.ProtoTCP {
+	reset := false
+	alive := true
+	switch p.Proto {
+	case packet.ProtoTCP:
+		reset = p.TCPFlags&packet.TCPRst != 0
+		alive = !reset || f.TCP() != TCPClose
 		if !n.table.Track(f, d, p, now) {
 			return BadState
 		}
-	} else if d == Reply && f.State() == StateNew {
-		n.table.SetState(f, StateAssured)
+	case packet.ProtoICMPv4, packet.ProtoICMPv6:
+		if !isEchoRequest(p) && !isEchoReply(p) { // has no ports, as an echo message with identifier zero
+			return NoMapping
+		}
+		fallthrough
+	default:
+		if d == Reply && f.State() == StateNew {
+			n.table.SetState(f, StateAssured)
+		}
 	}
 	inside := f.Tuple(d).Peer != n.cfg.Outside
-	if inside || n.refresh {
+	if alive && (inside || n.refresh) {
 		f.Touch(now)
 	}
-	if d == Reply && inside {
+	if d == Reply && inside && !reset { // a refusal opens no filter and keeps no mapping (RFC 7857 section 8)
 		n.answered(f)
 	}
 	to := f.Onward(d)
@@ -44,33 +56,24 @@ func (n *NAT) Outbound(p *packet.Packet, now int64) Verdict {
 	}
 	f, d := n.table.Lookup(&p.Key)
 	if f == nil {
-		var v Verdict
-		if f, v = n.openOutbound(p, now); f == nil {
+		if p.Frag != packet.Whole {
+			return BadPacket
+		}
+		if !opens(p) {
+			return NoMapping
+		}
+		f = &Flow{Key: p.Key}
+		switch v := n.Open(f, now); v {
+		case Pass, Hairpinned:
+		case NoRoom, NoPort:
+			if f, d = n.table.Lookup(&p.Key); f == nil { // else another packet of the flow was faster
+				return v
+			}
+		default:
 			return v
 		}
 	}
 	return n.carry(p, f, d, now)
-}
-
-func (n *NAT) openOutbound(p *packet.Packet, now int64) (*Flow, Verdict) {
-	if p.Frag != packet.Whole {
-		return nil, BadPacket
-	}
-	if !opens(p) {
-		return nil, NoMapping
-	}
-	f := &Flow{Key: p.Key}
-	switch v := n.Open(f, now); v {
-	case Pass, Hairpinned:
-		return f, v
-	case NoRoom:
-		if g, d := n.table.Lookup(&p.Key); g != nil && d == Original { // another packet of the flow was faster
-			return g, Pass
-		}
-		return nil, v
-	default:
-		return nil, v
-	}
 }
 
 // Inbound is the same for a packet from outside. p.Peer is set to Outside on entry, and says afterwards who gets the packet.

@@ -11,16 +11,31 @@ import (
 // *to, Peer included.
 //
 // to must be of the family and protocol of p, else nothing happens. Of fragments, the first has its transport header and
-// with it the checksum of the whole datagram; later ones have addresses only.
+// with it the checksum of the whole datagram; later ones have addresses only. The packet is trimmed, see Trim.
 func Rewrite(p *Packet, to *Key) {
 	if to.V != p.V || to.Proto != p.Proto {
 		return
 	}
+	Trim(p)
 	d := readdress(p.Buf, p.V, &to.Src, &to.Dst)
 	if p.Frag != LaterFrag {
 		rewriteTransport(p.Buf[p.L4:], d, to)
 	}
 	p.Key = *to
+}
+
+// Trim makes the IP header of p state the length of p.Buf, from which Decode has cut what stood behind a UDP datagram: to be called
+// before p.Buf is sent on.
+func Trim(p *Packet) {
+	if p.V == 4 {
+		if int(binary.BigEndian.Uint16(p.Buf[offTotal4:])) != len(p.Buf) {
+			put16(p.Buf[offTotal4:], uint16(len(p.Buf))).update(p.Buf[offCheck4:])
+		}
+		return
+	}
+	if n := len(p.Buf) - header6Len; int(binary.BigEndian.Uint16(p.Buf[offPayload6:])) != n {
+		binary.BigEndian.PutUint16(p.Buf[offPayload6:], uint16(n))
+	}
 }
 
 // delta is a change of words that a checksum covers: a sum in ones-complement arithmetic, not yet folded, to which an

@@ -179,6 +179,7 @@ func FuzzRewriteError(f *testing.F) {
 	f.Add(errorOf(b6, a6, 1, 0, ip6(a6, b6, 17, []ext{opt6(0, 0)}, udp(a6, b6, nil))), uint64(3))
 	f.Add(errorOf(b4, a4, 11, 0, ip4(a4, b4, 1, nil, 1, 0, icmp(a4, b4, 8, 0, 7, nil))), uint64(4))
 	f.Fuzz(func(t *testing.T, b []byte, seed uint64) {
+		b = bytes.Clone(b) // the fuzzer's own
 		if len(b) >= 20 && b[0]>>4 == 4 && int(b[0]&15)*4 <= len(b) && b[0]&15 >= 5 {
 			fixHeader4(b)
 			if ihl := int(b[0]&15) * 4; len(b) >= ihl+28 && b[ihl+8]>>4 == 4 && b[ihl+8]&15 >= 5 && len(b) >= ihl+8+int(b[ihl+8]&15)*4 {
