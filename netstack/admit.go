@@ -21,10 +21,15 @@ func (n *Net) admit(b *batch, p *packet.Packet) *nat.Flow {
 		n.errorFromPeer(b, p)
 		return nil
 	}
-	d := b.policy.Decide(p.Peer, &p.Key)
+	k := outside(b.netmap, p.Key)
+	d := b.policy.Decide(p.Peer, &k)
+	if d.Where == filter.Self && k.Dst != p.Dst { // gVisor knows the node by its own addresses only
+		d = filter.Decision{Action: filter.Reject, Where: filter.Self, Reason: filter.ReasonSelfPort}
+	}
 	if d.Action != filter.Accept {
 		n.counters.reason(d.Reason)
 		n.logRule(b, p, &d)
+		n.tellDenied(b, p, &d)
 		if d.Action == filter.Reject {
 			n.reject(p)
 		}
@@ -44,6 +49,13 @@ func (n *Net) admit(b *batch, p *packet.Packet) *nat.Flow {
 		return nil
 	}
 	n.logRule(b, p, &d)
+	if d.Where != filter.Self && !n.opening.take(p.Peer, b.now) {
+		n.counters.drop(dropFlowRate)
+		return nil
+	}
+	if viaUpstream(&d) {
+		return n.admitUpstream(b, p, &k)
+	}
 	f := &nat.Flow{Key: p.Key}
 	f.Generation.Store(b.gen)
 	switch {
@@ -51,10 +63,10 @@ func (n *Net) admit(b *batch, p *packet.Packet) *nat.Flow {
 		f.Owner = selfFlow{}
 	case d.Where == filter.OtherPeer:
 		f.Owner = transit{}
-		f.Reply = p.Key.Reverse()
+		f.Reply = k.Reverse()
 		f.Reply.Peer = d.To
 	case p.Proto == packet.ProtoTCP:
-		f.Owner = &tcpFlow{n: n, flow: f, ttl: p.TTL, isn: p.Seq}
+		f.Owner = &tcpFlow{n: n, flow: f, to: k.DstAddrPort(), ttl: p.TTL, isn: p.Seq}
 	case p.Proto == packet.ProtoUDP:
 		return n.admitMapped(b, p, f, n.openUDP)
 	case isEchoRequest(p):
@@ -83,21 +95,29 @@ func (n *Net) insert(b *batch, f *nat.Flow) *nat.Flow {
 
 // stillAllowed judges a live flow again under policy p, by the direction that opened it.
 func (n *Net) stillAllowed(f *nat.Flow, p *filter.Policy, gen uint32) bool {
+	if u, ok := f.Owner.(*Upstream); ok {
+		return n.upstreamAllowed(f, u, p, gen)
+	}
 	k := f.Key
 	if p.PeerOf(k.SrcAddr()) != k.Peer {
 		return false
 	}
+	k = outside(n.netmap.Load(), k)
 	d := p.Decide(k.Peer, &k)
-	if d.Action != filter.Accept {
+	if d.Action != filter.Accept || viaUpstream(&d) { // and no longer by the host
 		return false
 	}
-	switch f.Owner.(type) {
+	switch o := f.Owner.(type) {
 	case transit:
 		if d.Where != filter.OtherPeer || d.To != f.Reply.Peer {
 			return false
 		}
 	case selfFlow:
-		if d.Where != filter.Self {
+		if d.Where != filter.Self || k.Dst != f.Key.Dst {
+			return false
+		}
+	case *tcpFlow:
+		if d.Where != filter.LAN && d.Where != filter.Internet || o.to != k.DstAddrPort() {
 			return false
 		}
 	default:
@@ -119,20 +139,6 @@ func (n *Net) flowEnded(f *nat.Flow, why nat.End) {
 	}
 }
 
-// trackSelf follows the little state that a flow to the node itself needs for its timeout; gVisor has the rest.
-func (n *Net) trackSelf(p *packet.Packet, f *nat.Flow) {
-	switch {
-	case p.Proto != packet.ProtoTCP:
-		n.table.SetState(f, nat.StateAssured)
-	case p.TCPFlags&(packet.TCPFin|packet.TCPRst) != 0:
-		n.table.SetState(f, nat.StateClosing)
-	case p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn && f.State() == nat.StateClosing:
-		n.table.Remove(f) // reused port: the next packet opens a new flow
-	case p.TCPFlags&packet.TCPSyn == 0:
-		n.table.SetState(f, nat.StateAssured)
-	}
-}
-
 // forward hands a packet of direction d to another peer.
 func (n *Net) forward(p *packet.Packet, f *nat.Flow, d nat.Dir) {
 	if len(p.Buf) > n.cfg.MTU && p.DF {
@@ -140,11 +146,21 @@ func (n *Net) forward(p *packet.Packet, f *nat.Flow, d nat.Dir) {
 		n.answerICMP(p, packet.TooBig(p.V, n.cfg.MTU))
 		return
 	}
+	to := f.Onward(d)
+	if to.Src != p.Src || to.Dst != p.Dst {
+		packet.Rewrite(p, &to)
+	}
+	n.relay(p, to.Peer)
+	if d == nat.Reply && p.Proto != packet.ProtoTCP {
+		n.table.SetState(f, nat.StateAssured)
+	}
+}
+
+// relay copies a packet to another peer's queue, a hop further.
+func (n *Net) relay(p *packet.Packet, peer uint16) {
+	packet.Trim(p)
 	raw := newRaw(len(p.Buf))
 	raw.b = append(raw.b, p.Buf...)
 	packet.DecrementTTL(raw.b)
-	n.toPeers(raw)
-	if d == nat.Reply {
-		n.table.SetState(f, nat.StateAssured)
-	}
+	n.toPeer(peer, raw)
 }

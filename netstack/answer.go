@@ -33,15 +33,13 @@ func (l *rejectLimits) take(peer uint16, now int64) bool {
 	}
 }
 
-// toPeers queues a complete packet; a router drops when its queue is full.
-func (n *Net) toPeers(raw *rawPacket) {
+// toPeer queues a complete packet; a router drops when its queue is full.
+func (n *Net) toPeer(peer uint16, raw *rawPacket) {
 	if len(raw.b) == 0 {
 		raw.release()
 		return
 	}
-	if !n.out.tryPush(item{raw: raw}) {
-		n.counters.drop(dropQueueFull)
-	}
+	n.out.tryPush(item{raw: raw, peer: peer})
 }
 
 // mayAnswer spends one token of the peer's.
@@ -67,7 +65,8 @@ func (n *Net) answerReset(p *packet.Packet) {
 	if n.mayAnswer(p) {
 		raw := newRaw(rawSize)
 		raw.b = packet.AppendReset(raw.b, p)
-		n.toPeers(raw)
+		n.answered.resets.Add(1)
+		n.toPeer(p.Peer, raw)
 	}
 }
 
@@ -83,7 +82,8 @@ func (n *Net) sendICMP(p *packet.Packet, e packet.ICMP) {
 	if from := n.self.of(p.V); from.IsValid() {
 		raw := newRaw(rawSize)
 		raw.b = packet.AppendICMPError(raw.b, p, from, e)
-		n.toPeers(raw)
+		n.answered.icmp.Add(1)
+		n.toPeer(p.Peer, raw)
 	}
 }
 
@@ -92,7 +92,7 @@ func (n *Net) answerEcho(p *packet.Packet) {
 	raw := newRaw(len(p.Buf))
 	raw.b = append(raw.b, p.Buf...)
 	packet.EchoReplyInPlace(raw.b, p)
-	n.toPeers(raw)
+	n.toPeer(p.Peer, raw)
 }
 
 const (

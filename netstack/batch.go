@@ -14,10 +14,13 @@ type batch struct {
 	now    int64 // table time, read once
 	policy *filter.Policy
 	gen    uint32
+	netmap *nat.Netmap
 
 	lastPeer packet.Key // only Src, V and Peer: the sender of the packet before
 	lastFlow *nat.Flow
-	dir      nat.Dir // of the packet at hand, once its flow is known
+	police   policers
+	limit    *policer // of lastPeer
+	dir      nat.Dir  // of the packet at hand, once its flow is known
 
 	tcp     tcpGroups
 	pending []pendingUDP // one per mapping that got datagrams
@@ -38,6 +41,8 @@ func (b *batch) begin(n *Net) {
 	b.now = n.table.Now()
 	b.policy = n.policy.Load()
 	b.gen = n.policyN.Load()
+	b.netmap = n.netmap.Load()
+	b.police = n.police.load()
 	b.tcp.n = n
 }
 

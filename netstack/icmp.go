@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"encoding/binary"
 	"net/netip"
 
 	"culvert.dev/culvert/filter"
@@ -14,18 +13,21 @@ import (
 // of that same peer (RFC 5508 section 4.2), and only two kinds of flow have a use for it: TCP that gVisor terminates
 // (packet too big) and flows between peers, which get it passed on.
 func (n *Net) errorFromPeer(b *batch, p *packet.Packet) {
-	k, ok := quotedKey(p)
+	k, ok := packet.Quoted(p)
 	if ok {
 		k = k.Reverse() // the quoted packet went to the peer; flows are named from the peer's side
 		k.Peer = p.Peer
 		if f, d := n.table.Lookup(&k); f != nil {
-			switch f.Owner.(type) {
+			switch o := f.Owner.(type) {
+			case *Upstream:
+				o.carryError(b, p)
+				return
 			case *tcpFlow, selfFlow:
 				b.tcp.add(p)
 				return
 			case transit:
-				if b.policy.PeerOf(p.DstAddr()) == f.Onward(d).Peer && !n.spent(b, p) {
-					n.forward(p, f, nat.Original) // an error is no answer
+				if p.Dst == k.Dst && !n.spent(b, p) {
+					n.forwardError(p, f, d)
 				}
 				return
 			}
@@ -34,42 +36,14 @@ func (n *Net) errorFromPeer(b *batch, p *packet.Packet) {
 	n.counters.drop(dropICMPError)
 }
 
-// quotedKey reads the flow key of the packet that an ICMP error quotes. The quote is cut short, so it is no packet for
-// Decode; it names a flow only if it is not a later fragment and has its transport's first eight bytes.
-func quotedKey(p *packet.Packet) (k packet.Key, ok bool) {
-	q := p.Buf[p.Data:]
-	k.V = p.V
-	var l4 []byte
-	switch {
-	case p.V == 4 && len(q) >= 20 && q[0]>>4 == 4:
-		hlen := int(q[0]&0xf) * 4
-		if hlen < 20 || len(q) < hlen+8 || binary.BigEndian.Uint16(q[6:])&0x1fff != 0 {
-			return k, false
-		}
-		k.Src = netip.AddrFrom4([4]byte(q[12:16])).As16()
-		k.Dst = netip.AddrFrom4([4]byte(q[16:20])).As16()
-		k.Proto, l4 = q[9], q[hlen:]
-	case p.V == 6 && len(q) >= 48 && q[0]>>4 == 6:
-		k.Src, k.Dst = [16]byte(q[8:24]), [16]byte(q[24:40])
-		k.Proto, l4 = q[6], q[40:]
-	default:
-		return k, false
+// forwardError hands an ICMP error about a flow between peers to the one that it concerns, with the addresses that this one knows.
+func (n *Net) forwardError(p *packet.Packet, f *nat.Flow, d nat.Dir) {
+	to := f.Onward(d)
+	if from := f.Tuple(d); from.Src != to.Src || from.Dst != to.Dst {
+		src := n.netmap.Load().InLike(p.SrcAddr(), to.SrcAddr())
+		packet.RewriteError(p, src.As16(), to.Dst, f.Tuple(d.Other()))
 	}
-	switch k.Proto {
-	case packet.ProtoTCP, packet.ProtoUDP:
-		k.SrcPort, k.DstPort = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
-	case packet.ProtoICMPv4, packet.ProtoICMPv6:
-		id := binary.BigEndian.Uint16(l4[4:])
-		switch l4[0] {
-		case icmp4Echo, icmp6Echo:
-			k.SrcPort = id
-		case 0, icmp6EchoReply:
-			k.DstPort = id
-		default:
-			return k, false
-		}
-	}
-	return k, true
+	n.relay(p, to.Peer)
 }
 
 // hostError passes an ICMP error from the host side on to the peer whose packet caused it. k names that packet, l4 is as
@@ -86,7 +60,7 @@ func (n *Net) hostError(k *packet.Key, e *hostsock.ICMPError, l4 []byte, l4len i
 	quote := packet.AppendQuote(scratch[:0], k, 1, l4, l4len)
 	raw := newRaw(rawSize)
 	raw.b = packet.AppendICMPErrorQuote(raw.b, from, k.SrcAddr(), icmp, quote)
-	n.toPeers(raw)
+	n.toPeer(k.Peer, raw)
 }
 
 // translateError turns a host-side error into what the peer is told, and by whom: the router that said so, so that
@@ -101,7 +75,7 @@ func (n *Net) translateError(k *packet.Key, e *hostsock.ICMPError) (from netip.A
 	if e.Offender.IsValid() {
 		about := packet.Key{Src: k.Src, Dst: e.Offender.As16(), Peer: k.Peer, Proto: k.Proto, V: v}
 		if n.policy.Load().Decide(k.Peer, &about).Reason != filter.ReasonHostAddress {
-			from = e.Offender
+			from = n.netmap.Load().InLike(e.Offender, k.DstAddr())
 		}
 	}
 	icmp = packet.ICMP{Type: e.Type, Code: e.Code}

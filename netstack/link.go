@@ -1,18 +1,26 @@
 package netstack
 
 import (
+	"net/netip"
+	"sync/atomic"
+
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"culvert.dev/culvert/filter"
+	"culvert.dev/culvert/internal/packet"
 )
 
 // link is gVisor's view of the Net: a link endpoint with segmentation offload whose wire is the queue towards the peers.
 // (tun.Device and stack.LinkEndpoint differ in the types of MTU and Close, so that one type cannot be both.)
 type link struct {
 	out        *queue
+	policy     *atomic.Pointer[filter.Policy] // knows whose address is whose
 	mtu        uint32
 	gso        uint32
 	dispatcher stack.NetworkDispatcher
+	count      func(pkt *stack.PacketBuffer, peer uint16) // told of each packet before it goes
 }
 
 var (
@@ -37,35 +45,41 @@ func maxSegment(mtu int) uint32 {
 // maxTCPOptions is what gVisor sets aside for options in every segment: timestamps and three SACK blocks.
 const maxTCPOptions = 40
 
-func newLink(out *queue, mtu int) *link {
-	return &link{out: out, mtu: uint32(mtu), gso: maxSegment(mtu)}
+func newLink(out *queue, policy *atomic.Pointer[filter.Policy], mtu int) *link {
+	return &link{out: out, policy: policy, mtu: uint32(mtu), gso: maxSegment(mtu)}
 }
 
-// WritePackets implements stack.LinkWriter: it queues the packets for the peers and waits for room.
+// WritePackets implements stack.LinkWriter: it queues the packets for the peers, by destination. It may wait for room.
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
-	n := 0
-	for _, pkt := range pkts.AsSlice() {
-		if toMulticast(pkt) { // IPv6's own chatter (MLD); a tunnel has no link to talk to
-			n++
-			continue
+	var last, dst packet.Key // Dst, V and Peer only; the packets of one call go to one destination, nearly always
+	policy := l.policy.Load()
+	for i, pkt := range pkts.AsSlice() {
+		dst.Dst, dst.V = destination(pkt)
+		if dst.V == 0 || dst.V == 6 && dst.Dst[0] == 0xff {
+			continue // IPv6's own chatter (MLD); a tunnel has no link to talk to
 		}
-		if !l.out.push(item{pkt: pkt.IncRef()}) {
-			return n, &tcpip.ErrClosedForSend{}
+		if dst.Dst != last.Dst || dst.V != last.V {
+			last = dst
+			last.Peer = policy.PeerOfKey(dst.Dst, dst.V)
 		}
-		n++
+		l.count(pkt, last.Peer)
+		if !l.out.push(item{pkt: pkt.IncRef(), peer: last.Peer}) {
+			return i, &tcpip.ErrClosedForSend{}
+		}
 	}
-	return n, nil
+	return pkts.Len(), nil
 }
 
-func toMulticast(pkt *stack.PacketBuffer) bool {
+// destination reads where a packet goes, in the form that packet.Key has. The family is 0 for what is no unicast IPv4 or IPv6.
+func destination(pkt *stack.PacketBuffer) (dst [16]byte, v uint8) {
 	h := pkt.NetworkHeader().Slice()
 	switch {
 	case len(h) >= header.IPv6MinimumSize && h[0]>>4 == 6:
-		return h[24] == 0xff
-	case len(h) >= header.IPv4MinimumSize:
-		return h[16]>>4 == 0xe
+		return [16]byte(h[24:40]), 6
+	case len(h) >= header.IPv4MinimumSize && h[16]>>4 != 0xe:
+		return netip.AddrFrom4([4]byte(h[16:20])).As16(), 4
 	}
-	return false
+	return dst, 0
 }
 
 // Capabilities implements stack.NetworkLinkEndpoint. The pipeline has verified every checksum before gVisor sees a packet.
@@ -79,13 +93,20 @@ func (l *link) GSOMaxSize() uint32 { return l.gso }
 // SupportedGSO implements stack.GSOEndpoint: Device cuts the segments.
 func (l *link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
 
+// Attach implements stack.NetworkLinkEndpoint. It keeps the dispatcher when the stack is destroyed: a packet may be on its way to it,
+// and is dropped there.
+func (l *link) Attach(d stack.NetworkDispatcher) {
+	if d != nil {
+		l.dispatcher = d
+	}
+}
+
 // The rest of stack.LinkEndpoint has nothing to do on a link without a header or an address of its own.
 func (l *link) MTU() uint32                             { return l.mtu }
 func (l *link) SetMTU(uint32)                           {}
 func (l *link) MaxHeaderLength() uint16                 { return 0 }
 func (l *link) LinkAddress() tcpip.LinkAddress          { return "" }
 func (l *link) SetLinkAddress(tcpip.LinkAddress)        {}
-func (l *link) Attach(d stack.NetworkDispatcher)        { l.dispatcher = d }
 func (l *link) IsAttached() bool                        { return l.dispatcher != nil }
 func (l *link) Wait()                                   {}
 func (l *link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }

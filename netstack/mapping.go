@@ -8,18 +8,40 @@ import (
 	"culvert.dev/culvert/nat"
 )
 
+// Behaviour is how UDP mappings treat different destinations, in the terms of RFC 4787.
+type Behaviour struct {
+	Mapping   nat.Dependence // section 4.1: when another destination gets another socket
+	Filtering nat.Dependence // section 5: from where a datagram may come back
+}
+
+// SetBehaviour changes how UDP mappings behave: filtering at once, mapping with the next new flow.
+func (n *Net) SetBehaviour(b Behaviour) { n.behaviour.Store(&b) }
+
 // mapKey names a mapping: everything a peer sends from one address and port, or with one echo identifier, leaves through
-// one host socket whatever its destination (endpoint-independent mapping, RFC 4787 section 4.1, RFC 5508 section 3.1).
+// one host socket whatever its destination (endpoint-independent mapping, RFC 4787 section 4.1, RFC 5508 section 3.1),
+// unless the mapping depends on the destination: then dst and dport tell them apart.
 type mapKey struct {
 	src   [16]byte
+	dst   [16]byte
 	peer  uint16
 	port  uint16 // or echo identifier
+	dport uint16
 	proto uint8
 	v     uint8
 }
 
-func mapKeyOf(k *packet.Key) mapKey {
-	return mapKey{src: k.Src, peer: k.Peer, port: k.SrcPort, proto: k.Proto, v: k.V}
+func mapKeyOf(k *packet.Key, d nat.Dependence) mapKey {
+	m := mapKey{src: k.Src, peer: k.Peer, port: k.SrcPort, proto: k.Proto, v: k.V}
+	if k.Proto != packet.ProtoUDP {
+		return m
+	}
+	if d != nat.EndpointIndependent {
+		m.dst = k.Dst
+	}
+	if d == nat.AddressAndPortDependent {
+		m.dport = k.DstPort
+	}
+	return m
 }
 
 // carrier is a mapping of either kind.
@@ -75,7 +97,7 @@ func (m *mapping) base() *mapping { return m }
 // admitMapped gives a new flow its mapping, which open makes if this is the first flow of its source, and enters it. It returns
 // nil when there is no room; open has dealt with the packet when it returns nil.
 func (n *Net) admitMapped(b *batch, p *packet.Packet, f *nat.Flow, open func(*packet.Packet, mapKey) carrier) *nat.Flow {
-	key, dst := mapKeyOf(&p.Key), p.DstAddr()
+	key, dst := mapKeyOf(&p.Key, n.behaviour.Load().Mapping), p.DstAddr()
 	c := n.mappings.get(key)
 	if c == nil || !c.base().attach(dst) {
 		if !n.sockets.acquire(p.Peer, n.table) {
@@ -127,8 +149,21 @@ func (m *mapping) flowGone(f *nat.Flow) {
 	}
 }
 
-// solicited reports whether the peer has a flow to addr.
+// solicited reports whether something from addr may come in although no flow goes to its port.
 func (m *mapping) solicited(addr netip.Addr) bool {
+	if m.key.proto == packet.ProtoUDP {
+		switch m.n.behaviour.Load().Filtering {
+		case nat.EndpointIndependent:
+			return true
+		case nat.AddressAndPortDependent:
+			return false
+		}
+	}
+	return m.written(addr)
+}
+
+// written reports whether the peer has a flow to addr.
+func (m *mapping) written(addr netip.Addr) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.remotes[addr] > 0
@@ -137,14 +172,4 @@ func (m *mapping) solicited(addr netip.Addr) bool {
 // keyTo is the key of this mapping's flow to an outside address and port (zero for echo).
 func (m *mapping) keyTo(to netip.AddrPort) packet.Key {
 	return packet.Key{Src: m.key.src, SrcPort: m.key.port, Dst: to.Addr().As16(), DstPort: to.Port(), Peer: m.key.peer, Proto: m.key.proto, V: m.key.v}
-}
-
-// received finds the flow that something from a remote end belongs to. known is false for an address that the peer has not
-// written to; f is nil for another port of a known address.
-func (m *mapping) received(from netip.AddrPort) (f *nat.Flow, known bool) {
-	k := m.keyTo(from)
-	if f, _ = m.n.table.Lookup(&k); f != nil {
-		return f, true
-	}
-	return nil, m.solicited(from.Addr())
 }

@@ -6,7 +6,8 @@
 //   - TCP to the outside is terminated in gVisor, once the host side has answered, and spliced to a host socket;
 //   - UDP and ICMP echo to the outside go past gVisor through host sockets with endpoint-independent mapping;
 //   - traffic for the node's own addresses is gVisor's; echo is answered in place;
-//   - traffic to another peer, where permitted, is handed back to WireGuard.
+//   - traffic to another peer, where permitted, is handed back to WireGuard;
+//   - what policy sends through an upstream, a second tunnel, is translated to that tunnel's address and handed to it.
 //
 // Nothing here configures the host, starts a process, or answers on behalf of a host that did not answer. The package is
 // the only one that knows gVisor; sockets of the host are those of its subpackage hostsock.
@@ -90,15 +91,23 @@ type Net struct {
 	frags  *packet.Reassembler
 
 	policy  atomic.Pointer[filter.Policy]
-	policyN atomic.Uint32 // generation: counts SetPolicy
-	self    selfAddrs
+	policyN atomic.Uint32 // generation: counts SetPolicy and SetNetmap
+	netmap  atomic.Pointer[nat.Netmap]
+
+	upstream  atomic.Pointer[Upstream] // nil: none
+	behaviour atomic.Pointer[Behaviour]
+	self      selfAddrs
 
 	batches  sync.Pool // *batch
 	mappings mappings
 	sockets  socketBudget
 	rejects  rejectLimits
+	police   policing
+	opening  opening
 	counters counters
+	answered answered
 	ruleLog  ruleLog
+	denied   atomic.Pointer[DeniedFunc] // see ObserveDenied
 	bufs     *hostsock.BufPool
 
 	ctx       context.Context
@@ -123,7 +132,8 @@ func New(cfg Config) (*Net, error) {
 	n := &Net{cfg: cfg, log: cfg.Logger, self: makeSelfAddrs(cfg.Self)}
 	n.policy.Store(cfg.Policy)
 	n.policyN.Store(1)
-	n.out.init(1024)
+	n.SetBehaviour(Behaviour{Filtering: nat.AddressDependent})
+	n.out.init(&n.counters)
 	n.dev = &Device{n: n, events: make(chan tun.Event)}
 	n.batches.New = func() any { return newBatch() }
 	n.frags = packet.NewReassembler(packet.ReassemblerConfig{})
@@ -133,12 +143,14 @@ func New(cfg Config) (*Net, error) {
 	n.table = nat.New(nat.Config{
 		Max: cfg.Limits.Flows, MaxPerPeer: cfg.Limits.FlowsPerPeer, Timeouts: cfg.Limits.Timeouts, OnEnd: n.flowEnded,
 	})
+	n.table.Observe(n.opening.observe)
 
 	var err error
 	if n.poller, err = hostsock.NewPoller(0); err != nil {
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
-	n.link = newLink(&n.out, cfg.MTU)
+	n.link = newLink(&n.out, &n.policy, cfg.MTU)
+	n.link.count = n.countReply
 	if n.stack, err = newStack(n.link, cfg.Self); err != nil {
 		n.poller.Close()
 		return nil, fmt.Errorf("netstack: %w", err)
@@ -166,6 +178,10 @@ func (n *Net) housekeeping() {
 		case now := <-tick.C:
 			n.table.Expire(n.table.Now())
 			n.frags.Expire(now)
+			n.out.sweep()
+			if u := n.upstream.Load(); u != nil {
+				u.expire(now)
+			}
 		}
 	}
 }
@@ -241,6 +257,9 @@ func (n *Net) Close() {
 	n.closeOnce.Do(func() {
 		n.cancel()
 		n.closeDevice()
+		if u := n.upstream.Load(); u != nil {
+			u.Close()
+		}
 		n.table.Close()
 		n.running.close(n.abortEndpoints)
 		n.poller.Close()

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"culvert.dev/culvert/internal/packet"
+	"culvert.dev/culvert/nat"
 	"culvert.dev/culvert/netstack/hostsock"
 )
 
@@ -39,18 +40,18 @@ func (n *Net) openPing(p *packet.Packet, key mapKey) carrier {
 	return m
 }
 
-// send passes one echo request on.
-func (m *pingMapping) send(p *packet.Packet) {
+// send passes one echo request on, to the address that its destination is outside.
+func (m *pingMapping) send(p *packet.Packet, to netip.Addr) {
 	n := m.n
 	seq := binary.BigEndian.Uint16(p.Buf[p.L4+6:])
-	err := m.ping.Send(p.DstAddr(), seq, p.Buf[p.Data:], p.TTL-1, p.DF)
+	err := m.ping.Send(to, seq, p.Buf[p.Data:], p.TTL-1, p.DF)
 	var errno syscall.Errno
 	switch {
 	case err == nil:
 	case errors.Is(err, syscall.EMSGSIZE):
 		n.counters.drop(dropTooBig)
 		if n.mayAnswer(p) { // asked first: finding the MTU costs a socket
-			if mtu := m.ping.MTUTo(p.DstAddr()); mtu > 0 && mtu < len(p.Buf) {
+			if mtu := m.ping.MTUTo(to); mtu > 0 && mtu < len(p.Buf) {
 				n.sendICMP(p, packet.TooBig(p.V, mtu))
 			}
 		}
@@ -80,22 +81,23 @@ func (m *pingMapping) reply(d *hostsock.Inbound, now int64) {
 	if len(msg) < icmpHeader || m.key.v == 4 && msg[0] != 0 || m.key.v == 6 && msg[0] != icmp6EchoReply {
 		return
 	}
-	f, _ := m.received(netip.AddrPortFrom(d.From.Addr(), 0))
+	f, from, _ := m.received(netip.AddrPortFrom(d.From.Addr(), 0))
 	if f == nil {
 		n.counters.drop(dropUnsolicited)
 		return
 	}
 	n.flowAnswered(f, now)
 	data := msg[icmpHeader:]
-	hlen := 20 + icmpHeader
+	hlen := header4 + icmpHeader
 	if m.key.v == 6 {
-		hlen = 40 + icmpHeader
+		hlen = header6 + icmpHeader
 	}
+	f.Count(nat.Reply, 1, hlen+len(data))
 	raw := newRaw(hlen + len(data))
 	raw.b = raw.b[:hlen+len(data)]
 	copy(raw.b[hlen:], data)
-	packet.PutICMPEcho(raw.b, d.From.Addr(), m.end, msg[0], m.key.port, binary.BigEndian.Uint16(msg[6:]), len(data), hopsLeft(d.TTL), 0)
-	n.toPeers(raw)
+	packet.PutICMPEcho(raw.b, from.Addr(), m.end, msg[0], m.key.port, binary.BigEndian.Uint16(msg[6:]), len(data), hopsLeft(d.TTL), 0)
+	n.toPeer(m.key.peer, raw)
 }
 
 // SocketError implements hostsock.Receiver: an error about an echo request goes to the peer that sent it, with the
@@ -104,7 +106,7 @@ func (m *pingMapping) SocketError(e *hostsock.ICMPError) {
 	if !e.To.IsValid() || len(e.Payload) < icmpHeader {
 		return
 	}
-	k := m.keyTo(netip.AddrPortFrom(e.To.Addr(), 0))
+	k := m.keyOfError(netip.AddrPortFrom(e.To.Addr(), 0))
 	l4 := append([]byte(nil), e.Payload...)
 	sum, was := binary.BigEndian.Uint16(l4[2:]), binary.BigEndian.Uint16(l4[4:])
 	binary.BigEndian.PutUint16(l4[4:], k.SrcPort)

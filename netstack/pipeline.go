@@ -18,6 +18,10 @@ func (n *Net) fromPeer(b *batch, raw []byte) {
 	if !n.attribute(b, p) {
 		return
 	}
+	if b.limit != nil && !b.limit.take(len(p.Buf), b.now) {
+		n.counters.drop(dropRateLimit)
+		return
+	}
 	if p.Frag != packet.Whole {
 		whole, fault := n.frags.Add(p, time.Now())
 		if fault != packet.FaultNone {
@@ -54,6 +58,8 @@ func (n *Net) attribute(b *batch, p *packet.Packet) bool {
 	}
 	p.Peer = b.policy.PeerOfKey(p.Src, p.V)
 	b.lastPeer = packet.Key{Src: p.Src, V: p.V, Peer: p.Peer}
+	b.limit = b.police[p.Peer]
+	n.opening.seen(p.Peer, b.now)
 	if p.Peer == 0 {
 		n.counters.reason(filterSpoofed)
 		return false
@@ -74,6 +80,9 @@ func (n *Net) flowOf(b *batch, p *packet.Packet) *nat.Flow {
 		n.table.End(f, nat.Withdrawn)
 		return n.admit(b, p) // counts and answers as for a new flow
 	}
+	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn && f.State() == nat.StateClosing {
+		return n.reopenTCP(b, p, f)
+	}
 	return f
 }
 
@@ -81,10 +90,6 @@ func (n *Net) flowOf(b *batch, p *packet.Packet) *nat.Flow {
 func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
 	switch o := f.Owner.(type) {
 	case *tcpFlow:
-		if f.State() == nat.StateClosing && p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn {
-			n.reopenTCP(b, p, f, o) // the peer reuses the port of a connection that is over
-			return
-		}
 		if o.dialling() && p.TCPFlags&packet.TCPSyn != 0 {
 			n.counters.drop(dropDialing)
 			return
@@ -94,19 +99,29 @@ func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
 		if n.spent(b, p) {
 			return
 		}
-		b.queueUDP(o, p, hostsock.Datagram{To: p.DstAddrPort(), B: p.Buf[p.Data:], TTL: p.TTL - 1})
+		to := outside(b.netmap, p.Key)
+		b.queueUDP(o, p, hostsock.Datagram{To: to.DstAddrPort(), B: p.Buf[p.Data:], TTL: p.TTL - 1})
 	case *pingMapping:
 		if n.spent(b, p) {
 			return
 		}
-		o.send(p)
+		to := outside(b.netmap, p.Key)
+		o.send(p, to.DstAddr())
+	case *Upstream:
+		o.carry(b, p, f)
 	case transit:
 		if n.spent(b, p) {
 			return
 		}
+		if !n.table.Track(f, b.dir, p, b.now) {
+			n.counters.drop(dropNoFlow)
+			return
+		}
 		n.forward(p, f, b.dir)
 	case selfFlow:
-		n.trackSelf(p, f)
+		if p.Proto == packet.ProtoTCP {
+			n.followSelf(f, p.TCPFlags, nat.Original)
+		}
 		b.tcp.add(p)
 	}
 }

@@ -2,174 +2,223 @@ package netstack
 
 import (
 	"sync"
-
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
-
-	"culvert.dev/culvert/internal/packet"
-	"culvert.dev/culvert/netstack/hostsock"
+	"time"
 )
 
-// item is one thing on its way to the peers; exactly one field is set. The queue owns what the item holds until the
-// reader has emitted it.
-type item struct {
-	pkt   *stack.PacketBuffer // a segment of up to 64 KiB from gVisor; a reference is held
-	reply *udpReply           // datagrams that arrived on a mapping's socket
-	raw   *rawPacket          // one complete IP packet
-}
-
-func (it *item) release() {
-	switch {
-	case it.pkt != nil:
-		it.pkt.DecRef()
-	case it.reply != nil:
-		it.reply.release()
-	case it.raw != nil:
-		it.raw.release()
-	}
-	*it = item{}
-}
-
-// size is about how many bytes the item puts on the wire.
-func (it *item) size() int {
-	switch {
-	case it.pkt != nil:
-		return it.pkt.Size()
-	case it.reply != nil:
-		return it.reply.n
-	case it.raw != nil:
-		return len(it.raw.b)
-	}
-	return 0
-}
-
-// udpReply is one buffer of datagrams from one remote end, all of gso bytes but the last, and the header they get.
-type udpReply struct {
-	hdr packet.UDPHeader
-	buf *hostsock.Buf
-	n   int // bytes in buf
-	gso int // bytes of each datagram
-	ttl uint8
-}
-
-var udpReplies = sync.Pool{New: func() any { return new(udpReply) }}
-
-func (r *udpReply) release() {
-	r.buf.Release()
-	*r = udpReply{}
-	udpReplies.Put(r)
-}
-
-// rawPacket is a complete IP packet in a pooled buffer. It may be larger than the MTU; the reader fragments it.
-type rawPacket struct{ b []byte }
-
-const rawSize = 2048 // fits every packet of an ordinary MTU
-
-var rawPackets = sync.Pool{New: func() any { return &rawPacket{make([]byte, 0, rawSize)} }}
-
-// newRaw returns an empty packet with room for n bytes.
-func newRaw(n int) *rawPacket {
-	if n > rawSize {
-		return &rawPacket{make([]byte, 0, n)}
-	}
-	return rawPackets.Get().(*rawPacket)
-}
-
-func (r *rawPacket) release() {
-	if cap(r.b) == rawSize {
-		r.b = r.b[:0]
-		rawPackets.Put(r)
-	}
-}
-
-// queue is the one way towards the peers: a ring with one reader, WireGuard's, and many writers. It is bounded in items and, for
-// those who wait, in bytes: more would not be faster, only later.
+// queue is the one way towards the peers: many writers, one reader, WireGuard's. Inside it is a small queue per peer, which the
+// reader serves in turn (fair.go) and no faster than the peer's rate (shape.go), so that a peer that is sent more than it gets
+// delays itself alone.
+//
+// Room is bounded per peer. What happens to a writer when there is none depends on what waiting costs others, since writers are
+// goroutines that all peers share: gVisor's processors and the socket pollers.
+//
+//   - A peer that has the reader to itself: the writer waits, and the sender behind it is slowed down without any loss.
+//   - Several peers: gVisor's segments may pile up beyond that bound, as they only refer to memory of the connection's send
+//     buffer. At the hard bound, which needs a receiver with a very large window, they wait nevertheless: to lose segments of
+//     64 KiB stalls a connection for seconds, and the wait is one round of the peers. Datagrams are dropped.
+//   - A peer with a rate: nobody waits, for that could last seconds. Datagrams above the bound are dropped; of gVisor's segments
+//     one now and then, so that a connection slows down without losing all that it has on the way, and all above the hard bound.
+//
+// Complete packets (answers, echo replies, what one peer sends another) never wait; room is kept for them behind bulk data.
 type queue struct {
+	counters *counters
+	clock    func() int64 // nanoseconds; asked only while a peer with a rate is served
+	wake     *time.Timer  // wakes the reader when the earliest peer is due
+
 	mu       sync.Mutex // guards the following
 	notEmpty sync.Cond
-	notFull  sync.Cond
-	ring     []item
-	head, n  int
-	bytes    int  // of all items
-	idle     bool // the reader sleeps
-	waiting  int  // writers that sleep
+	peers    map[uint16]*peerQueue
+	last     *peerQueue // the one that was asked for last
+	rates    map[uint16]Rate
+	turn     roundRobin
+	asleep   dueHeap // peers with items that have used up their rate
+	n, bytes int     // items of all peers, and what they hold
+	idle     bool    // the reader sleeps
 	closed   bool
 }
 
-// queueBytes is what may wait: at 1 Gbit/s it is gone in 8 ms, and it is several times what one batch takes.
-const queueBytes = 1 << 20
-
-func (q *queue) init(size int) {
-	q.ring = make([]item, size)
-	q.notEmpty.L, q.notFull.L = &q.mu, &q.mu
+func (q *queue) init(c *counters) {
+	q.counters = c
+	start := time.Now()
+	q.clock = func() int64 { return int64(time.Since(start)) }
+	q.wake = time.AfterFunc(time.Hour, q.wakeReader)
+	q.wake.Stop()
+	q.peers = make(map[uint16]*peerQueue)
+	q.turn.resize(0)
+	q.notEmpty.L = &q.mu
 }
 
-// push waits for room and hands the item over. It reports false, and releases the item, when the queue is closed. gVisor calls it
-// with an endpoint locked; that is safe, since the reader takes no lock of gVisor's.
+// wakeReader lets a sleeping reader look again.
+func (q *queue) wakeReader() {
+	q.mu.Lock()
+	q.wakeLocked()
+	q.mu.Unlock()
+}
+
+func (q *queue) wakeLocked() {
+	if q.idle {
+		q.idle = false
+		q.notEmpty.Signal()
+	}
+}
+
+// push hands over a segment or datagrams; it waits, or drops and counts the item, if there is no room. It reports false, and
+// releases the item, when the queue is closed. gVisor calls it with an endpoint locked; that is safe, since the reader takes no
+// lock of gVisor's.
 func (q *queue) push(it item) bool {
+	it.bytes = int32(it.size())
 	q.mu.Lock()
-	for (q.n == len(q.ring) || q.bytes >= queueBytes) && !q.closed {
-		q.waiting++
-		q.notFull.Wait()
-		q.waiting--
+	p := q.peer(it.peer)
+	for !q.closed && p.full(q, 1) {
+		why := dropQueueFull
+		switch {
+		case p.bucket.limited():
+			if it.pkt != nil && !p.full(q, hardFactor) && !p.signal(&it, q.clock()) {
+				return q.putLocked(p, it)
+			}
+			why = dropRateLimit
+		case q.turn.n <= 1 || it.pkt != nil && p.full(q, hardFactor):
+			p.waiting++
+			p.notFull.Wait()
+			p.waiting--
+			continue
+		case it.pkt != nil:
+			return q.putLocked(p, it)
+		}
+		q.mu.Unlock()
+		q.counters.drop(why)
+		it.release()
+		return true
 	}
-	return q.putLocked(it)
+	return q.putLocked(p, it)
 }
 
-// tryPush hands the item over if there is room. Otherwise it releases the item and reports false.
+// tryPush hands over a complete packet if there is room. Otherwise it releases and counts the item and reports false.
 func (q *queue) tryPush(it item) bool {
+	it.bytes = int32(it.size())
 	q.mu.Lock()
-	if q.n == len(q.ring) {
-		q.mu.Unlock()
-		it.release()
-		return false
+	p := q.peer(it.peer)
+	if !p.full(q, hardFactor) {
+		return q.putLocked(p, it)
 	}
-	return q.putLocked(it)
+	why := dropQueueFull
+	if p.bucket.limited() {
+		why = dropRateLimit
+	}
+	q.mu.Unlock()
+	q.counters.drop(why)
+	it.release()
+	return false
 }
 
 // putLocked enters the item and unlocks the queue.
-func (q *queue) putLocked(it item) bool {
+func (q *queue) putLocked(p *peerQueue, it item) bool {
 	if q.closed {
 		q.mu.Unlock()
 		it.release()
 		return false
 	}
-	i := q.head + q.n
-	if i >= len(q.ring) {
-		i -= len(q.ring)
-	}
-	q.ring[i] = it
+	p.put(it)
 	q.n++
-	q.bytes += it.size()
-	if q.idle {
-		q.idle = false
-		q.notEmpty.Signal()
+	q.bytes += int(it.bytes)
+	if p.n == 1 {
+		q.activateLocked(p)
 	}
 	q.mu.Unlock()
 	return true
 }
 
-// pop takes the oldest item; it waits for one if wait is set. It reports false if there is none, or the queue is closed.
-func (q *queue) pop(wait bool) (item, bool) {
+// activateLocked makes a peer with items one that the reader serves, now or when it is due.
+func (q *queue) activateLocked(p *peerQueue) {
+	if p.bucket.limited() && !p.bucket.ready(q.clock()) {
+		q.sleepLocked(p)
+		return
+	}
+	q.turn.add(p)
+	q.wakeLocked()
+	if q.turn.n == 2 {
+		p.next.notFull.Broadcast() // whoever waited was alone, and is no longer
+	}
+}
+
+// pop takes the next item; it waits for one if wait is set. It reports false if there is none, or the queue is closed.
+func (q *queue) pop(wait bool) (it item, ok bool) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	for q.n == 0 || q.closed {
-		if !wait || q.closed {
-			return item{}, false
+	for !q.closed {
+		if len(q.asleep) > 0 {
+			q.rouseLocked()
+		}
+		if p := q.turn.next(); p != nil {
+			it, ok = q.takeLocked(p), true
+			break
+		}
+		if !wait {
+			break
 		}
 		q.idle = true
+		q.armLocked()
 		q.notEmpty.Wait()
 	}
-	it := q.ring[q.head]
-	q.ring[q.head] = item{}
-	if q.head++; q.head == len(q.ring) {
-		q.head = 0
-	}
+	q.mu.Unlock()
+	return it, ok
+}
+
+// takeLocked takes the oldest item of p, whose turn it is.
+func (q *queue) takeLocked(p *peerQueue) item {
+	it := p.take()
 	q.n--
-	q.bytes -= it.size()
-	if q.waiting > 0 && q.bytes < queueBytes {
-		q.notFull.Signal()
+	q.bytes -= int(it.bytes)
+	if p.waiting > 0 && (!p.full(q, 1) || q.turn.n > 1 && !p.full(q, hardFactor)) {
+		p.notFull.Signal()
 	}
-	return it, true
+	p.deficit -= int(it.bytes)
+	due := true
+	if p.bucket.limited() {
+		now := q.clock()
+		p.bucket.spend(int(it.bytes), now)
+		due = p.bucket.ready(now)
+	}
+	switch {
+	case p.n == 0:
+		q.turn.drop()
+		p.deficit = 0
+	case !due:
+		q.turn.drop()
+		q.sleepLocked(p)
+	}
+	return it
+}
+
+// peer finds the queue of a peer, or makes one.
+func (q *queue) peer(id uint16) *peerQueue {
+	if q.last != nil && q.last.id == id {
+		return q.last
+	}
+	p := q.peers[id]
+	if p == nil {
+		p = &peerQueue{id: id, bucket: newBucket(q.rates[id])}
+		p.notFull.L = &q.mu
+		q.peers[id] = p
+	}
+	q.last = p
+	return p
+}
+
+// sweep gives back the memory of peers that have been sent nothing since the last sweep but one.
+func (q *queue) sweep() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for id, p := range q.peers {
+		switch {
+		case p.n > 0 || p.waiting > 0 || p.used || p.bucket.limited() && !p.bucket.full(q.clock()):
+			p.used = false
+		default:
+			delete(q.peers, id)
+			if q.last == p {
+				q.last = nil
+			}
+		}
+	}
 }
 
 // close wakes everybody and releases what is queued.
@@ -180,16 +229,19 @@ func (q *queue) close() {
 		return
 	}
 	q.closed = true
-	rest := make([]item, 0, q.n)
-	for ; q.n > 0; q.n-- {
-		rest = append(rest, q.ring[q.head])
-		q.ring[q.head] = item{}
-		q.head = (q.head + 1) % len(q.ring)
-	}
+	q.wake.Stop()
+	peers := q.peers
+	q.peers, q.last, q.turn, q.asleep, q.n = make(map[uint16]*peerQueue), nil, roundRobin{}, nil, 0
+	q.bytes = 0
 	q.notEmpty.Broadcast()
-	q.notFull.Broadcast()
+	for _, p := range peers {
+		p.notFull.Broadcast()
+	}
 	q.mu.Unlock()
-	for i := range rest {
-		rest[i].release()
+	for _, p := range peers {
+		for p.n > 0 {
+			it := p.take()
+			it.release()
+		}
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"culvert.dev/culvert/nat"
 	"culvert.dev/culvert/netstack/hostsock"
 )
 
@@ -19,27 +21,32 @@ type splice struct {
 	wq   *waiter.Queue
 	host *hostsock.TCP
 	bufs *hostsock.BufPool
+
+	ended  func(from nat.Dir) // told of each side's FIN
+	broken atomic.Bool        // reset
 }
 
-// run returns when both directions have ended and both connections are closed.
-func (s *splice) run() {
+// run returns when both directions have ended and both connections are closed. It reports whether both ended in order.
+func (s *splice) run() bool {
 	var wg sync.WaitGroup
 	wg.Go(s.toHost)
 	s.toPeer()
 	wg.Wait()
 	s.ep.Close()
 	s.host.Close()
+	return !s.broken.Load()
 }
 
 // reset ends both connections at once.
 func (s *splice) reset() {
+	s.broken.Store(true)
 	s.ep.Abort()
 	s.host.Abort()
 }
 
-// slices collects the received segments without copying them; gVisor keeps them until they are read for real, which only
+// segments collects the received segments without copying them; gVisor keeps them until they are read for real, which only
 // toHost does.
-type slices struct {
+type segments struct {
 	b     [][]byte
 	total int
 }
@@ -51,7 +58,7 @@ const (
 
 var errEnough = errors.New("enough for one write")
 
-func (c *slices) Write(p []byte) (int, error) {
+func (c *segments) Write(p []byte) (int, error) {
 	if len(c.b) == maxSlices || c.total >= maxPeek {
 		return 0, errEnough
 	}
@@ -62,7 +69,7 @@ func (c *slices) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-var slicesPool = sync.Pool{New: func() any { return &slices{b: make([][]byte, 0, maxSlices)} }}
+var segmentsPool = sync.Pool{New: func() any { return &segments{b: make([][]byte, 0, maxSlices)} }}
 
 // discard reads n bytes away.
 type discard struct{ n int }
@@ -99,6 +106,7 @@ func (s *splice) toHost() {
 			<-ready
 		case io.EOF:
 			s.host.CloseWrite()
+			s.ended(nat.Original)
 			return
 		default:
 			s.reset()
@@ -112,11 +120,11 @@ var errWait = errors.New("nothing to read yet")
 // writeAvailable writes what has been received to the host, straight from gVisor's buffers. It returns how much the host took, and
 // errWait, io.EOF at the peer's FIN, or why the connection is broken.
 func (s *splice) writeAvailable() (int, error) {
-	c := slicesPool.Get().(*slices)
+	c := segmentsPool.Get().(*segments)
 	defer func() {
 		clear(c.b)
 		c.b, c.total = c.b[:0], 0
-		slicesPool.Put(c)
+		segmentsPool.Put(c)
 	}()
 	_, terr := s.ep.Read(c, tcpip.ReadOptions{Peek: true})
 	if c.total > 0 {
@@ -152,6 +160,7 @@ func (s *splice) toPeer() {
 		case err == nil:
 		case errors.Is(err, io.EOF):
 			s.ep.Shutdown(tcpip.ShutdownWrite)
+			s.ended(nat.Reply)
 			return
 		default: // the host side was reset, or toHost has closed it
 			s.reset()

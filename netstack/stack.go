@@ -32,7 +32,7 @@ const (
 
 // newStack builds the gVisor stack that terminates the peers' TCP and serves the node's own addresses. Packets for any
 // other address come to it only if the pipeline has let them pass.
-func newStack(l *link, self []netip.Addr) (*stack.Stack, error) {
+func newStack(l stack.LinkEndpoint, self []netip.Addr) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{
 			ipv4.NewProtocol,

@@ -27,8 +27,9 @@ import (
 type tcpFlow struct {
 	n    *Net
 	flow *nat.Flow
-	ttl  uint8  // of the SYN
-	isn  uint32 // its sequence number
+	to   netip.AddrPort // the destination as it is outside
+	ttl  uint8          // of the SYN
+	isn  uint32         // its sequence number
 
 	phase atomic.Uint32 // a tcpPhase
 
@@ -90,13 +91,13 @@ func (c *tcpFlow) abort() {
 }
 
 // reopenTCP lets a SYN begin anew on the ports of a connection that is over but still remembered.
-func (n *Net) reopenTCP(b *batch, p *packet.Packet, f *nat.Flow, old *tcpFlow) {
+func (n *Net) reopenTCP(b *batch, p *packet.Packet, f *nat.Flow) *nat.Flow {
 	n.table.Remove(f)
-	old.abort()
-	b.lastFlow = nil
-	if f := n.admit(b, p); f != nil {
-		n.carry(b, p, f)
+	if old, ok := f.Owner.(*tcpFlow); ok {
+		old.abort()
 	}
+	b.lastFlow = nil
+	return n.admit(b, p)
 }
 
 // acceptTCP runs on a goroutine of its own for each SYN that the pipeline has admitted. It answers the SYN as the host
@@ -131,9 +132,13 @@ func (n *Net) acceptTCP(r *tcp.ForwarderRequest) {
 		host.Abort()
 		return
 	}
-	n.table.SetState(f, nat.StateAssured)
-	(&splice{ep: ep, wq: &wq, host: host, bufs: n.bufs}).run()
-	n.table.SetState(f, nat.StateClosing)
+	n.enterTCP(f, nat.TCPEstablished)
+	s := &splice{ep: ep, wq: &wq, host: host, bufs: n.bufs, ended: func(from nat.Dir) { n.enterTCP(f, halfClosed(f.TCP(), from)) }}
+	if s.run() {
+		n.enterTCP(f, nat.TCPTimeWait)
+	} else {
+		n.enterTCP(f, nat.TCPClose)
+	}
 }
 
 // tcpFlowOf finds the flow that the pipeline entered for a SYN and begins to dial for it.
@@ -171,7 +176,7 @@ func (c *tcpFlow) dial() (*hostsock.TCP, error) {
 	if c.ttl < probeTTL {
 		o.TTL = int(c.ttl) - 1
 	}
-	return hostsock.DialTCP(ctx, c.flow.Key.DstAddrPort(), o)
+	return hostsock.DialTCP(ctx, c.to, o)
 }
 
 // dialFailed tells the peer what the host side said. It reports whether that is a reset; silence stays silence.
@@ -215,11 +220,13 @@ func (n *Net) handshake(c *tcpFlow, r *tcp.ForwarderRequest, host *hostsock.TCP,
 		r.Complete(true)
 		return nil, errFlowEnded
 	}
+	n.enterTCP(c.flow, nat.TCPSynRecv)
 	ep, terr := r.CreateEndpoint(wq)
 	r.Complete(false)
 	if terr != nil {
 		return nil, stackError("accept", terr)
 	}
+	c.own(ep)
 	ep.SocketOptions().SetKeepAlive(true)
 	ep.SetSockOpt(new(tcpip.KeepaliveIdleOption(peerKeepaliveIdle)))
 	ep.SetSockOpt(new(tcpip.KeepaliveIntervalOption(peerKeepaliveInterval)))

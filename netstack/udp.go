@@ -6,10 +6,15 @@ import (
 	"syscall"
 
 	"culvert.dev/culvert/internal/packet"
+	"culvert.dev/culvert/nat"
 	"culvert.dev/culvert/netstack/hostsock"
 )
 
-const udpHeader = 8
+const (
+	header4   = 20 // without options
+	header6   = 40
+	udpHeader = 8
+)
 
 // udpMapping carries all UDP of one inner address and port through one host socket. It is the socket's Receiver.
 type udpMapping struct {
@@ -80,7 +85,7 @@ func (m *udpMapping) Datagrams(in []hostsock.Inbound) {
 	now := n.table.Now()
 	for i := range in {
 		d := &in[i]
-		f, known := m.received(d.From)
+		f, from, known := m.received(d.From)
 		if !known {
 			n.counters.drop(dropUnsolicited)
 			d.Buf.Release()
@@ -88,11 +93,22 @@ func (m *udpMapping) Datagrams(in []hostsock.Inbound) {
 		}
 		if f != nil {
 			n.flowAnswered(f, now)
+			m.countReply(f, d)
 		}
 		r := udpReplies.Get().(*udpReply)
-		*r = udpReply{hdr: packet.MakeUDPHeader(d.From, m.end), buf: d.Buf, n: d.N, gso: max(d.GSO, 1), ttl: hopsLeft(d.TTL)}
-		n.out.push(item{reply: r}) // waits while the queue is full; the kernel drops what comes in meanwhile
+		*r = udpReply{hdr: packet.MakeUDPHeader(from, m.end), buf: d.Buf, n: d.N, gso: max(d.GSO, 1), ttl: hopsLeft(d.TTL)}
+		n.out.push(item{reply: r, peer: m.key.peer}) // may wait; the kernel drops what comes in meanwhile
 	}
+}
+
+// countReply counts datagrams to the peer, with the headers they get.
+func (m *udpMapping) countReply(f *nat.Flow, d *hostsock.Inbound) {
+	gso, headers := max(d.GSO, 1), header4+udpHeader
+	if m.key.v == 6 {
+		headers = header6 + udpHeader
+	}
+	packets := max(1, (d.N+gso-1)/gso)
+	f.Count(nat.Reply, packets, d.N+packets*headers)
 }
 
 // hopsLeft is the time to live of a forwarded packet that arrived with ttl; zero means unknown.
@@ -108,7 +124,7 @@ func (m *udpMapping) SocketError(e *hostsock.ICMPError) {
 	if !e.To.IsValid() || e.Local && e.Errno == syscall.EMSGSIZE { // the send has reported that
 		return
 	}
-	k := m.keyTo(e.To)
+	k := m.keyOfError(e.To)
 	size := udpHeader + len(e.Payload)
 	l4 := make([]byte, size)
 	binary.BigEndian.PutUint16(l4[0:], k.SrcPort)

@@ -22,6 +22,7 @@ func (n *Node) startDNS() error {
 			}
 			return system.Upstreams()
 		},
+		Route: n.dnsRoute,
 		Allow: func(client, answer netip.Addr) bool { return mayLearn(n.net.Policy(), client, answer) },
 	})
 	for _, a := range n.id.addresses {

@@ -27,6 +27,7 @@ import (
 	"culvert.dev/culvert/internal/dns"
 	"culvert.dev/culvert/internal/hostnet"
 	"culvert.dev/culvert/internal/wgkey"
+	"culvert.dev/culvert/nat"
 	"culvert.dev/culvert/netstack"
 	"culvert.dev/culvert/tunnel"
 )
@@ -54,6 +55,10 @@ type Node struct {
 	dns     *dns.Server
 
 	upstreams atomic.Pointer[[]netip.AddrPort] // of dns; empty: the host's
+	upstream  atomic.Pointer[upstream]         // nil: none
+
+	names       flowNames     // of peers
+	flowLogLoss atomic.Uint64 // lines of the flow log that were not written
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -65,6 +70,8 @@ type Node struct {
 	conf *config.Config
 	ids  peerIDs
 	host hostnet.Snapshot
+
+	monitor monitor
 }
 
 // identity is what a reload cannot change, since peers and flows depend on it.
@@ -117,12 +124,25 @@ func (n *Node) start() (err error) {
 	if err != nil {
 		return err
 	}
+	netmap, err := nat.NewNetmap(n.conf.Netmap)
+	if err != nil {
+		return err
+	}
 	n.net, err = netstack.New(netstack.Config{
 		MTU: n.id.mtu, Self: n.id.addresses, Policy: policy, Logger: n.log, Limits: hostBudget().limits(),
 	})
 	if err != nil {
 		return err
 	}
+	n.net.SetNetmap(netmap)
+	n.net.SetBehaviour(behaviour(n.conf.Exit))
+	n.net.SetPeerLimits(n.ids.limits(n.conf.Peers))
+	n.names.learn(n.ids, n.conf.Peers)
+	useUpstream, _, err := n.prepareUpstream(n.conf.Upstream)
+	if err != nil {
+		return err
+	}
+	useUpstream()
 	n.tunnel, err = tunnel.New(n.net.Device(), tunnel.Config{
 		PrivateKey: n.id.key, ListenPort: n.id.port, Peers: tunnelPeers(n.conf.Peers), Logger: n.log,
 	})
@@ -133,6 +153,11 @@ func (n *Node) start() (err error) {
 	if err := n.startDNS(); err != nil {
 		return err
 	}
+	watch, _, err := n.prepareMonitor(n.conf)
+	if err != nil {
+		return err
+	}
+	watch()
 	if n.cfg.Socket != "" {
 		if n.socket, err = control.Listen(n.cfg.Socket); err != nil {
 			return err
@@ -203,10 +228,31 @@ func (n *Node) Reload() error {
 	if err != nil {
 		return err
 	}
-	if err := n.tunnel.SetPeers(tunnelPeers(conf.Peers)); err != nil {
+	netmap, err := nat.NewNetmap(conf.Netmap)
+	if err != nil {
 		return err
 	}
+	watch, undo, err := n.prepareMonitor(conf)
+	if err != nil {
+		return err
+	}
+	useUpstream, dropUpstream, err := n.prepareUpstream(conf.Upstream)
+	if err != nil {
+		undo()
+		return err
+	}
+	if err := n.tunnel.SetPeers(tunnelPeers(conf.Peers)); err != nil {
+		undo()
+		dropUpstream()
+		return err
+	}
+	useUpstream() // before the policy that may mean it
+	n.names.learn(n.ids, conf.Peers)
+	watch()
+	n.net.SetNetmap(netmap)
+	n.net.SetBehaviour(behaviour(conf.Exit))
 	n.net.SetPolicy(policy)
+	n.net.SetPeerLimits(n.ids.limits(conf.Peers))
 	n.setUpstreams(conf.Exit.DNS)
 	n.conf = conf
 	n.warn(conf)
@@ -259,6 +305,7 @@ func (n *Node) Close() error {
 			n.control.Shutdown(ctx)
 			cancel()
 		}
+		n.closeHTTP()
 		if n.dns != nil {
 			n.dns.Close()
 		}
@@ -270,8 +317,12 @@ func (n *Node) Close() error {
 			n.tunnel.Close()
 		}
 		if n.net != nil {
+			n.mu.Lock() // a reload that has begun opens no other
+			n.replaceUpstream(nil)
+			n.mu.Unlock()
 			n.net.Close()
 		}
+		n.closeFlowLog()
 		n.wg.Wait()
 		close(n.done)
 	})

@@ -1,13 +1,13 @@
 package node
 
 import (
-	"fmt"
 	"net/netip"
 
 	"culvert.dev/culvert/filter"
 	"culvert.dev/culvert/internal/config"
 	"culvert.dev/culvert/internal/packet"
 	"culvert.dev/culvert/internal/wgkey"
+	"culvert.dev/culvert/netstack"
 	"culvert.dev/culvert/tunnel"
 )
 
@@ -32,34 +32,8 @@ func (p *peerIDs) assign(peers []config.Peer) {
 
 // policyLocked compiles what conf permits on the host as it is now.
 func (n *Node) policyLocked(conf *config.Config) (*filter.Policy, error) {
-	byName := make(map[string]uint16)
-	for _, p := range conf.Peers {
-		byName[p.Name] = n.ids.ids[p.PublicKey]
-	}
-	c := filter.Config{Self: n.id.addresses, Host: n.host, Deny: conf.Exit.DenyTo, Allow: conf.Exit.AllowTo, Rules: conf.Filter.Rules, Sets: conf.Filter.Sets}
-	for _, p := range conf.Interface.Addresses {
-		c.Mesh = append(c.Mesh, p.Masked())
-	}
-	for _, p := range conf.Peers {
-		id := byName[p.Name]
-		f := filter.Peer{ID: id, Name: p.Name, AllowInbound: p.Allow.Inbound, AllowRouting: p.Allow.Routing, AllowLAN: p.Allow.LAN}
-		for _, name := range p.AllowPeers {
-			other, ok := byName[name]
-			if !ok {
-				return nil, fmt.Errorf("%s:%d: AllowPeers names %s, which is no peer", p.File, p.Line, name)
-			}
-			f.AllowPeers = append(f.AllowPeers, other)
-		}
-		c.Peers = append(c.Peers, f)
-		for _, r := range p.AllowedIPs {
-			c.Routes = append(c.Routes, filter.Route{Prefix: r, Peer: id})
-		}
-	}
-	if !conf.Exit.DNS.Off {
-		for _, proto := range []uint8{packet.ProtoUDP, packet.ProtoTCP} {
-			c.SelfPorts = append(c.SelfPorts, filter.SelfPort{Proto: proto, Port: dnsPort, Need: filter.NeedRouting})
-		}
-	}
+	c := conf.FilterConfig(func(p *config.Peer) uint16 { return n.ids.ids[p.PublicKey] })
+	c.Host = n.host
 	return filter.New(c)
 }
 
@@ -68,6 +42,10 @@ func (n *Node) policyLocked(conf *config.Config) (*filter.Policy, error) {
 func mayLearn(p *filter.Policy, client, answer netip.Addr) bool {
 	d := p.DecideTo(p.PeerOf(client), packet.ProtoTCP, netip.AddrPortFrom(answer, 443))
 	return d.Action == filter.Accept || d.Where == filter.Self || d.Reason == filter.ReasonRule
+}
+
+func behaviour(e config.Exit) netstack.Behaviour {
+	return netstack.Behaviour{Mapping: e.Mapping, Filtering: e.Filtering}
 }
 
 func tunnelPeers(peers []config.Peer) []tunnel.Peer {

@@ -25,6 +25,7 @@ func (n *Node) Status() Status {
 		Version:    n.cfg.Version,
 		Flows:      FlowStatus{TCP: flows.TCP, UDP: flows.UDP, ICMP: flows.ICMP},
 		Drops:      n.net.Drops(),
+		Upstream:   n.upstreamStatus(conf, now),
 	}
 	byKey := make(map[string]tunnel.PeerStats, len(stats))
 	for _, p := range stats {
@@ -40,7 +41,8 @@ func (n *Node) Status() Status {
 				Kind: path.kind, Since: Moment{path.since}, Reason: reason(path, w, p.Endpoint, s.ListenPort, now),
 			},
 			LastHandshake: Moment{w.LastHandshake}, RxBytes: w.RxBytes, TxBytes: w.TxBytes,
-			Allow: AllowStatus{Inbound: p.Allow.Inbound, Routing: p.Allow.Routing, LAN: p.Allow.LAN},
+			Allow:    AllowStatus{Inbound: p.Allow.Inbound, Routing: p.Allow.Routing, LAN: p.Allow.LAN},
+			RateBits: int64(p.Rate), MaxFlows: p.MaxFlows,
 		}
 		if path.kind == PathDirect {
 			ps.Path.Endpoint, ps.Path.RTT = path.endpoint.String(), Millis(w.RTT)
@@ -62,6 +64,9 @@ func (n *Node) Health() error {
 	n.mu.Lock()
 	conf := n.conf
 	n.mu.Unlock()
+	if err := n.upstreamHealth(conf); err != nil {
+		return err
+	}
 	stats, err := n.tunnel.Stats()
 	if err != nil {
 		return err

@@ -20,7 +20,8 @@ type Status struct {
 	Version    string            `json:"version"`
 	Peers      []PeerStatus      `json:"peers"`
 	Flows      FlowStatus        `json:"flows"`
-	Drops      map[string]uint64 `json:"drops"` // packets by reason; a reason that never occurred may be absent
+	Upstream   *UpstreamStatus   `json:"upstream,omitempty"` // absent: there is none
+	Drops      map[string]uint64 `json:"drops"`              // packets by reason; a reason that never occurred may be absent
 }
 
 // PeerStatus is one peer. Byte counts are those of WireGuard, since the node started.
@@ -33,6 +34,8 @@ type PeerStatus struct {
 	RxBytes       uint64       `json:"rx_bytes"`       // received from the peer
 	TxBytes       uint64       `json:"tx_bytes"`
 	Allow         AllowStatus  `json:"allow"`
+	RateBits      int64        `json:"rate_bit_s,omitempty"` // of each direction; absent: no limit
+	MaxFlows      int          `json:"max_flows,omitempty"`  // absent: the node's own limit
 }
 
 // PathStatus is the way to a peer and why it is this one.

@@ -18,6 +18,7 @@ func (s Status) WriteText(w io.Writer, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	s.writeNode(t)
 	s.writePeers(t, now)
+	s.writeUpstream(t, now)
 	s.writeDrops(t)
 	return t.Flush()
 }
@@ -66,9 +67,9 @@ func (s Status) writeDrops(t io.Writer) {
 	if len(reasons) == 0 {
 		return
 	}
-	fmt.Fprintln(t, "\nDROPPED\tPACKETS")
+	fmt.Fprintln(t, "\nDROPPED\tPACKETS\tBECAUSE")
 	for _, r := range reasons {
-		fmt.Fprintf(t, "%s\t%d\n", printable(r), s.Drops[r])
+		fmt.Fprintf(t, "%s\t%d\t%s\n", printable(r), s.Drops[r], orDash(explainDrop(r)))
 	}
 }
 

@@ -508,7 +508,7 @@ func TestEndpointsAreCached(t *testing.T) {
 			seen[from] = true
 		}
 	}
-	if len(seen) > 3*len(senders) { // two of them may share a slot
+	if len(seen) > 6*len(senders) { // two of them may share a slot, and take turns there
 		t.Errorf("%d endpoints for %d senders", len(seen), len(senders))
 	}
 }

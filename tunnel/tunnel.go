@@ -47,6 +47,9 @@ type Config struct {
 	// derived from the key are tried, then any. A port given here that is taken fails Start.
 	ListenPort uint16
 
+	// AnyPort lets the system choose the port where ListenPort is zero: for a tunnel that only ever calls.
+	AnyPort bool
+
 	Peers []Peer
 
 	// Logger receives wireguard-go's lines too: its verbose ones at debug level, its errors as warnings. Nil discards.
@@ -122,7 +125,11 @@ func New(dev tun.Device, cfg Config) (*Tunnel, error) {
 
 	t := &Tunnel{self: self, shakes: newHandshakes(self), stopped: make(chan struct{})}
 	t.names = newEndpoints(cfg.Logger, cfg.Resolve, t.snapshot, t.applyEndpoint)
-	t.wire = &wire{Bind: cfg.Bind, log: cfg.Logger, shakes: t.shakes, fixed: cfg.ListenPort, ports: portsOf(self), failing: t.names.failing}
+	ports := portsOf(self)
+	if cfg.AnyPort {
+		ports = nil
+	}
+	t.wire = &wire{Bind: cfg.Bind, log: cfg.Logger, shakes: t.shakes, fixed: cfg.ListenPort, ports: ports, failing: t.names.failing}
 	t.dev = device.NewDevice(steady(dev), t.wire, bridge(cfg.Logger))
 	if err := t.configure(deviceText(cfg.PrivateKey)); err != nil {
 		t.dev.Close()

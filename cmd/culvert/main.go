@@ -39,6 +39,9 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	if errors.As(err, &usage) || errors.As(err, &notFound) {
 		return 2
 	}
+	if errors.Is(err, errDenied) {
+		return exitDenied
+	}
 	return 1
 }
 
@@ -56,6 +59,8 @@ func newApp() *cli.App {
 			statusCommand(),
 			healthCommand(),
 			reloadCommand(),
+			conntrackCommand(),
+			explainCommand(),
 			genkeyCommand(),
 			pubkeyCommand(),
 			genpskCommand(),

@@ -183,6 +183,8 @@ func loadConfig(c *cli.Context) (cfg *config.Config, state string, err error) {
 	return cfg, state, err
 }
 
+var errNoNode = errors.New("no running node found: culvert up starts one, --socket names one")
+
 // clientSocket finds the node that a client command talks to: by --socket, by the configuration, else the only one
 // running.
 func clientSocket(c *cli.Context) (string, error) {
@@ -202,7 +204,7 @@ func clientSocket(c *cli.Context) (string, error) {
 	}
 	switch list := p.running(state); len(list) {
 	case 0:
-		return "", errors.New("no running node found: culvert up starts one, --socket names one")
+		return "", errNoNode
 	case 1:
 		return list[0], nil
 	default:

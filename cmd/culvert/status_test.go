@@ -32,7 +32,7 @@ func (n *fakeNode) Version() string { return "test" }
 
 func (n *fakeNode) set(status any) { n.mu.Lock(); defer n.mu.Unlock(); n.status = status }
 
-func serveFake(t *testing.T, n *fakeNode) (socket string) {
+func serveFake(t *testing.T, n control.Source) (socket string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "control.sock")
 	l, err := control.Listen(socket)

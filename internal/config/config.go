@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"culvert.dev/culvert/internal/wgkey"
+	"culvert.dev/culvert/nat"
 )
 
 // DefaultMTU is the tunnel's MTU where the configuration names none; it is wg-quick's for an outer MTU of 1500.
@@ -34,6 +35,8 @@ type Config struct {
 	Peers     []Peer // the main file's in order, then those of peers.d by file name
 	Filter    Filter
 	Exit      Exit
+	Netmap    []nat.NetmapPrefix // masked; each From of one family and length with its To, none overlaps another
+	Upstream  *Upstream          // nil: none
 	Control   Control
 	Warnings  []Diagnostic
 }
@@ -59,6 +62,8 @@ type Peer struct {
 	PersistentKeepalive time.Duration  // whole seconds; 0 is off
 	Allow               Allow
 	AllowPeers          []string // names of the peers it may reach through this node
+	Rate                Rate     // of what it is sent, and separately of what it sends; 0: no limit
+	MaxFlows            int      // how many flows it may have open; 0: the node's own limit
 
 	// Where its section starts.
 	File string
@@ -76,7 +81,11 @@ type Allow struct {
 type Exit struct {
 	DenyTo  []netip.Prefix // masked; denied in addition to what is built in
 	AllowTo []netip.Prefix // masked; exceptions to the built-in denials
-	DNS     DNS
+
+	// Behaviour of UDP mappings; by default mapping is endpoint-independent, filtering address-dependent.
+	Mapping, Filtering nat.Dependence
+
+	DNS DNS
 }
 
 // DNS is the resolver behind this node's mesh address. The zero value is the host's own.
@@ -85,7 +94,12 @@ type DNS struct {
 	Servers []netip.AddrPort // when not empty, these instead of the host's
 }
 
-// Control is how other commands reach a running node.
+// FlowLogStderr as Control.FlowLog is standard error.
+const FlowLogStderr = "-"
+
+// Control is how commands and monitoring reach a running node.
 type Control struct {
-	Socket string // absolute, or relative to the working directory as Config.File is; "": the default place
+	Socket  string         // absolute, or relative to the working directory as Config.File is; "": the default place
+	HTTP    netip.AddrPort // listener for metrics and health checks; the zero value: none
+	FlowLog string         // file, as Socket; FlowLogStderr for standard error; "": no flow log
 }

@@ -128,8 +128,11 @@ func render(c *Config) string {
 	case len(c.Exit.DNS.Servers) > 0:
 		fmt.Fprintf(&b, "DNS = %s\n", join(c.Exit.DNS.Servers))
 	}
-	if c.Control.Socket != "" {
-		fmt.Fprintf(&b, "\n[Control]\nSocket =%s\n", c.Control.Socket)
+	if c.Control != (Control{}) {
+		fmt.Fprintf(&b, "\n[Control]\nSocket =%s\nFlowLog =%s\n", c.Control.Socket, c.Control.FlowLog)
+	}
+	if c.Control.HTTP.IsValid() {
+		fmt.Fprintf(&b, "HTTP = %s\n", c.Control.HTTP)
 	}
 	return b.String()
 }

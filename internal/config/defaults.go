@@ -1,11 +1,18 @@
 package config
 
-import "strings"
+import (
+	"strings"
+
+	"culvert.dev/culvert/nat"
+)
 
 // applyDefaults fills in everything a configuration may leave out, except ListenPort, which the tunnel derives.
 func (l *loader) applyDefaults() {
 	if l.cfg.Interface.MTU == 0 {
 		l.cfg.Interface.MTU = DefaultMTU
+	}
+	if _, given := l.exitKeys["Filtering"]; !given {
+		l.cfg.Exit.Filtering = nat.AddressDependent
 	}
 	if l.cfg.Interface.Name == "" {
 		host, _ := l.Hostname() // a host without a name gets the general one

@@ -1,9 +1,14 @@
 package config
 
 import (
+	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"culvert.dev/culvert/filter"
+	"culvert.dev/culvert/internal/packet"
+	"culvert.dev/culvert/nat"
 )
 
 // Filter is what the operator withdraws from what is otherwise permitted.
@@ -11,6 +16,39 @@ type Filter struct {
 	Rules []filter.Rule // in the file's order; the names in them are known
 	Sets  []filter.Set
 }
+
+// FilterConfig is what the configuration permits, in the terms of the filter; id numbers the peers. The host's own addresses
+// are the caller's to add.
+func (c *Config) FilterConfig(id func(*Peer) uint16) filter.Config {
+	f := filter.Config{Deny: c.Exit.DenyTo, Allow: c.Exit.AllowTo, Rules: c.Filter.Rules, Sets: c.Filter.Sets, HasUpstream: c.Upstream != nil}
+	for _, p := range c.Interface.Addresses {
+		f.Self = append(f.Self, p.Addr())
+		f.Mesh = append(f.Mesh, p.Masked())
+	}
+	byName := make(map[string]uint16, len(c.Peers))
+	for i := range c.Peers {
+		byName[c.Peers[i].Name] = id(&c.Peers[i])
+	}
+	for _, p := range c.Peers {
+		peer := filter.Peer{ID: byName[p.Name], Name: p.Name, AllowInbound: p.Allow.Inbound, AllowRouting: p.Allow.Routing, AllowLAN: p.Allow.LAN}
+		peer.Upstream = c.Upstream.uses(p.Name)
+		for _, name := range p.AllowPeers {
+			peer.AllowPeers = append(peer.AllowPeers, byName[name])
+		}
+		f.Peers = append(f.Peers, peer)
+		for _, r := range p.AllowedIPs {
+			f.Routes = append(f.Routes, filter.Route{Prefix: r, Peer: peer.ID})
+		}
+	}
+	if !c.Exit.DNS.Off {
+		for _, proto := range []uint8{packet.ProtoUDP, packet.ProtoTCP} {
+			f.SelfPorts = append(f.SelfPorts, filter.SelfPort{Proto: proto, Port: dnsPort, Need: filter.NeedRouting})
+		}
+	}
+	return f
+}
+
+const dnsPort = 53
 
 var filterKeys = []key[Filter]{
 	{name: "Rule", list: true, set: func(l *loader, t *Filter, v value) error {
@@ -86,6 +124,7 @@ func (l *loader) checkFilter() {
 		names.sets[s.Name] = true
 		names.setList = append(names.setList, s.Name)
 	}
+	hasUpstream := l.cfg.FilterConfig(func(*Peer) uint16 { return 0 }).HasUpstream
 	for i := range f.Rules {
 		r := &f.Rules[i]
 		for _, fault := range names.unknown(r) {
@@ -94,6 +133,53 @@ func (l *loader) checkFilter() {
 				break
 			}
 			l.faultAt(r.File, r.Line, "%v", pointAt("Rule", r.Text, fault))
+		}
+		if r.Via == filter.ViaUpstream && !hasUpstream {
+			l.faultAt(r.File, r.Line, "Rule: %v", pointAt("Rule", r.Text, &filter.Fault{Span: r.ViaSpan(), Message: filter.NoUpstream}))
+		}
+	}
+}
+
+// warnFilter tells of rules and sets that do nothing. The configuration is complete and without faults by now.
+func (l *loader) warnFilter() {
+	if len(l.cfg.Filter.Rules) == 0 && len(l.cfg.Filter.Sets) == 0 {
+		return
+	}
+	ids := map[*Peer]uint16{}
+	for i := range l.cfg.Peers {
+		ids[&l.cfg.Peers[i]] = uint16(i + 1)
+	}
+	list, err := filter.Lint(l.cfg.FilterConfig(func(p *Peer) uint16 { return ids[p] }))
+	if err != nil {
+		return // told where the policy is made
+	}
+	for _, w := range list {
+		key := "Rule"
+		if w.Set {
+			key = "Set"
+		}
+		l.warnings = append(l.warnings, Diagnostic{w.File, w.Line, key + ": " + w.Message})
+	}
+	l.warnTranslated()
+}
+
+// warnTranslated tells of rules and sets that name addresses as peers know them, where rules are asked about the real ones.
+func (l *loader) warnTranslated() {
+	warn := func(file string, line int, key string, p netip.Prefix) {
+		for _, m := range l.cfg.Netmap {
+			inside := p.IsValid() && m.From.Bits() <= p.Bits() && m.From.Contains(p.Addr())
+			if inside && !slices.ContainsFunc(l.cfg.Netmap, func(o nat.NetmapPrefix) bool { return o.To.Overlaps(p) }) {
+				message := fmt.Sprintf("%s: [Netmap] translates %s to %s before rules are asked: name addresses of the latter", key, m.From, m.To)
+				l.warnings = append(l.warnings, Diagnostic{file, line, message})
+			}
+		}
+	}
+	for _, r := range l.cfg.Filter.Rules {
+		warn(r.File, r.Line, "Rule", r.To.Prefix)
+	}
+	for _, s := range l.cfg.Filter.Sets {
+		for _, p := range s.Prefixes {
+			warn(s.File, s.Line, "Set", p)
 		}
 	}
 }

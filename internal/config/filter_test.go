@@ -1,8 +1,10 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -71,6 +73,12 @@ culvert.conf:10: unknown set or peer "nowhere"
 		"Set = db 10.0.0.1 home": `culvert.conf:10: Set: "home" is neither an address nor a prefix
   Set = db 10.0.0.1 home
                     ^~~~`,
+		"Rule = drop from * to * tcp via host": `culvert.conf:10: Rule: drop sends nothing anywhere: "via" belongs to accept
+  Rule = drop from * to * tcp via host
+                              ^~~`,
+		"Rule = accept from * to internet via upstream": `culvert.conf:10: Rule: via upstream needs a section [Upstream], and there is none
+  Rule = accept from * to internet via upstream
+                                       ^~~~~~~~`,
 		"Set = db 10.0.0.1\nSet = DB 10.0.0.2":    `culvert.conf:11: Set: there is a set named db already`,
 		"Set = laptop 10.0.0.1":                   `culvert.conf:10: Set: there is a peer named laptop; give the set another name`,
 		"Rule = accept from " + key + " to *":     `culvert.conf:10: Rule: this line does not belong here: it looks like a key`,
@@ -104,6 +112,60 @@ func TestRulesKeepTheirPlace(t *testing.T) {
 	}
 	if len(s) != 1 || s[0].Line != 12 || s[0].File != cfg.File {
 		t.Errorf("got %+v", s)
+	}
+}
+
+func TestRulesWithoutEffectAreWarnedOf(t *testing.T) {
+	cfg, err := loadFilter(t, `Rule = reject from * to 10.0.0.0/8 tcp
+Rule = accept from laptop to db tcp/5432
+Set = db 10.0.0.5
+Set = unused 10.0.0.6
+Rule = accept from laptop to internet
+Rule = accept from laptop to self udp/53
+Rule = reject from * to 127.0.0.1
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range cfg.Warnings {
+		if w.File != cfg.File {
+			t.Errorf("%s: about another file", w)
+		}
+		message, _, _ := strings.Cut(w.Message, ": the ")
+		got = append(got, fmt.Sprintf("%d: %s", w.Line, message))
+	}
+	want := []string{
+		"11: Rule: has no effect: what it names is denied before rules are asked (no-routing",
+		"13: Set: no rule names the set unused",
+		"14: Rule: has no effect: what it names is denied before rules are asked (no-routing",
+		"16: Rule: has no effect: what it names is denied before rules are asked (loopback",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestRulesThatNameTranslatedAddressesAreWarnedOf(t *testing.T) {
+	cfg, err := loadFilter(t, `Rule = reject from laptop to 10.99.0.7
+Rule = reject from laptop to 192.168.1.7
+Rule = reject from laptop to 10.98.0.0/15
+Rule = reject from laptop to web tcp/80
+Set = web 198.51.100.7 10.99.0.8
+[Netmap]
+From = 10.99.0.0/24
+To = 192.168.1.0/24
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range cfg.Warnings {
+		got = append(got, fmt.Sprintf("%d: %s", w.Line, w.Message))
+	}
+	const translated = ": [Netmap] translates 10.99.0.0/24 to 192.168.1.0/24 before rules are asked: name addresses of the latter"
+	if want := []string{"10: Rule" + translated, "14: Set" + translated}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -4,8 +4,7 @@ import "strings"
 
 // unsupported lists what the configuration format has but this version does not do: "Section", or "Section.Key".
 var unsupported = []string{
-	"SOCKS5", "HTTP", "Forward", "Publish", "Upstream", "Relay", "STUN", "WGSTUN", "Traversal", "Netmap",
-	"Peer.Rate", "Control.HTTP",
+	"SOCKS5", "HTTP", "Forward", "Publish", "Relay", "STUN", "WGSTUN", "Traversal",
 }
 
 // isUnsupported reports whether a section, or with a key a key of it, stands in that list.

@@ -168,6 +168,12 @@ func peerText(p Peer, comment string) string {
 	if len(p.AllowPeers) > 0 {
 		fmt.Fprintf(&b, "AllowPeers = %s\n", strings.Join(p.AllowPeers, ", "))
 	}
+	if p.Rate != 0 {
+		fmt.Fprintf(&b, "# In each direction:\nRate = %s\n", p.Rate)
+	}
+	if p.MaxFlows != 0 {
+		fmt.Fprintf(&b, "MaxFlows = %d\n", p.MaxFlows)
+	}
 	fmt.Fprintf(&b, "# Services published on this node's mesh addresses:\nAllowInbound = %s\n", yesNo[p.Allow.Inbound])
 	fmt.Fprintf(&b, "# The internet through this node, and its DNS:\nAllowRouting = %s\n", yesNo[p.Allow.Routing])
 	fmt.Fprintf(&b, "# This host's local networks too, when routing:\nAllowLAN = %s\n", yesNo[p.Allow.LAN])

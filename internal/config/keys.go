@@ -114,6 +114,14 @@ var peerKeys = []key[peerDraft]{
 		}
 		return nil
 	}},
+	{name: "Rate", set: func(_ *loader, t *peerDraft, v value) (err error) {
+		t.Rate, err = ParseRate(v.text)
+		return err
+	}},
+	{name: "MaxFlows", set: func(_ *loader, t *peerDraft, v value) (err error) {
+		t.MaxFlows, err = parseRange(v.text, "a number of flows", 1, 1<<20)
+		return err
+	}},
 }
 
 var exitKeys = []key[Exit]{
@@ -125,6 +133,14 @@ var exitKeys = []key[Exit]{
 	{name: "AllowTo", list: true, set: func(_ *loader, t *Exit, v value) error {
 		list, err := parsePrefixes(v.text)
 		t.AllowTo = append(t.AllowTo, list...)
+		return err
+	}},
+	{name: "Mapping", set: func(_ *loader, t *Exit, v value) (err error) {
+		t.Mapping, err = parseDependence(v.text)
+		return err
+	}},
+	{name: "Filtering", set: func(_ *loader, t *Exit, v value) (err error) {
+		t.Filtering, err = parseDependence(v.text)
 		return err
 	}},
 	{name: "DNS", set: func(_ *loader, t *Exit, v value) error {
@@ -150,6 +166,18 @@ var controlKeys = []key[Control]{
 	{name: "Socket", set: func(l *loader, t *Control, v value) error {
 		if t.Socket = v.text; t.Socket != "" && !filepath.IsAbs(t.Socket) {
 			t.Socket = filepath.Join(filepath.Dir(l.file), t.Socket)
+		}
+		return nil
+	}},
+	{name: "HTTP", set: func(l *loader, t *Control, v value) (err error) {
+		if t.HTTP, err = parseListen(v.text); err == nil && !t.HTTP.Addr().IsLoopback() {
+			l.warn(v.line, "HTTP listens beyond this host: whoever reaches it reads the peers' names and traffic figures")
+		}
+		return err
+	}},
+	{name: "FlowLog", set: func(l *loader, t *Control, v value) error {
+		if t.FlowLog = v.text; t.FlowLog != "" && t.FlowLog != FlowLogStderr && !filepath.IsAbs(t.FlowLog) {
+			t.FlowLog = filepath.Join(filepath.Dir(l.file), t.FlowLog)
 		}
 		return nil
 	}},

@@ -49,6 +49,8 @@ type loader struct {
 	exitKeys      map[string]int
 	controlKeys   map[string]int
 	peers         []*peerDraft
+	netmaps       []*netmapDraft
+	upstream      upstreamDraft
 
 	file     string   // being read now
 	files    []string // read so far, for the order of diagnostics
@@ -130,6 +132,10 @@ func (l *loader) readMain(file string, text *content) {
 			readSection(l, s, interfaceKeys, &l.cfg.Interface, l.interfaceKeys)
 		case "peer":
 			l.readPeer(s)
+		case "upstream":
+			l.readUpstream(s)
+		case "netmap":
+			l.readNetmap(s)
 		case "filter":
 			readSection(l, s, filterKeys, &l.cfg.Filter, l.filterKeys)
 		case "exit":

@@ -128,7 +128,7 @@ func (l *loader) unknownSection(s section) {
 }
 
 func sectionNames() []string {
-	names := []string{"Interface", "Peer", "Filter", "Exit", "Control"}
+	names := []string{"Interface", "Peer", "Filter", "Exit", "Netmap", "Upstream", "Control"}
 	for _, u := range unsupported {
 		if !strings.Contains(u, ".") {
 			names = append(names, u)
@@ -175,6 +175,8 @@ func homeOf(name string) string {
 		return "Exit"
 	case findKey(controlKeys, name) != nil:
 		return "Control"
+	case findKey(upstreamKeys, name) != nil:
+		return "Upstream"
 	}
 	return ""
 }

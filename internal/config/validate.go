@@ -16,15 +16,18 @@ func (l *loader) finish() (*Config, error) {
 	l.checkNames()
 	l.checkAllowedIPs()
 	l.checkAllow()
+	l.checkUpstream()
 	l.checkFilter()
+	l.checkNetmap()
 	l.sort(l.faults)
-	l.sort(l.warnings)
 	if len(l.faults) > 0 {
 		return nil, l.faults
 	}
 	for _, p := range l.peers {
 		l.cfg.Peers = append(l.cfg.Peers, p.Peer)
 	}
+	l.warnFilter()
+	l.sort(l.warnings)
 	l.cfg.Warnings = l.warnings
 	return &l.cfg, nil
 }

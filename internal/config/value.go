@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"culvert.dev/culvert/nat"
 )
 
 // A rejection says why one element of a value is not acceptable. It is kept apart from the reason so that a value
@@ -70,6 +72,16 @@ func parsePrefixes(s string) ([]netip.Prefix, error) {
 		list = append(list, p.Masked())
 	}
 	return list, nil
+}
+
+// parseDependence reads a behaviour of RFC 4787 by its name there.
+func parseDependence(s string) (nat.Dependence, error) {
+	for _, d := range []nat.Dependence{nat.EndpointIndependent, nat.AddressDependent, nat.AddressAndPortDependent} {
+		if strings.EqualFold(s, d.String()) {
+			return d, nil
+		}
+	}
+	return 0, reject(s, "is not endpoint-independent, address-dependent or address-and-port-dependent")
 }
 
 // parseOwnAddress reads one element of Interface.Address.
@@ -152,4 +164,13 @@ func parseResolver(s string) (netip.AddrPort, error) {
 		return ap, reject(s, "is not a resolver: want system, off, or IP addresses with an optional port")
 	}
 	return ap, nil
+}
+
+// parseListen reads the address and port of a listener on this host.
+func parseListen(s string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || a.Port() == 0 || a.Addr().Is4In6() {
+		return netip.AddrPort{}, reject(s, "is not an address and port such as 127.0.0.1:9090 or [::1]:9090")
+	}
+	return a, nil
 }

@@ -42,6 +42,11 @@ type NotReadyError struct{ Reason string }
 
 func (e *NotReadyError) Error() string { return "not ready: " + e.Reason }
 
+// NotRunningError means that no node serves the socket.
+type NotRunningError struct{ message string }
+
+func (e *NotRunningError) Error() string { return e.message }
+
 // Status decodes the status document into v.
 func (c *Client) Status(ctx context.Context, v any) error {
 	return c.call(ctx, http.MethodGet, "/v1/status", answerTime, v)
@@ -119,9 +124,9 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return fmt.Errorf("no culvert is running for %s; start it with: culvert up", c.path)
+		return &NotRunningError{fmt.Sprintf("no culvert is running for %s; start it with: culvert up", c.path)}
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no culvert is running for %s, the socket is left from one that was killed; start it with: culvert up", c.path)
+		return &NotRunningError{fmt.Sprintf("no culvert is running for %s, the socket is left from one that was killed; start it with: culvert up", c.path)}
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("permission denied for %s; use the account that runs culvert%s", c.path, owner(c.path))
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

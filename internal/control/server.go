@@ -6,6 +6,12 @@
 //	GET  /v1/version   {"version":"…"}
 //	GET  /v1/runtime   goroutines, descriptors and memory, for tests and curious operators
 //	POST /v1/reload    200 {} once the configuration is applied, or 422 {"error":"…"} with nothing changed
+//	GET  /v1/conntrack         flows that the query chooses, one JSON document a line; 400 {"error":"…"} for a bad query
+//	GET  /v1/conntrack/count   {"flows":N}
+//	GET  /v1/conntrack/events  one JSON document a line for each change of a flow, until either side goes
+//	POST /v1/conntrack/flush   {"flows":N}, how many were ended
+//	GET  /v1/explain           what would become of the flow in the query; 400 {"error":"…"} for a bad question
+//	GET  /metrics              OpenMetrics text
 //
 // It knows nothing of nodes: what it serves comes from a Source. All types are safe for concurrent use.
 //
@@ -67,6 +73,9 @@ func Serve(l net.Listener, source Source, log *slog.Logger) *Server {
 		MaxHeaderBytes:    maxHeaderLen,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+	requests, stop := context.WithCancel(context.Background())
+	s.http.BaseContext = func(net.Listener) context.Context { return requests }
+	s.http.RegisterOnShutdown(stop) // streams would go on
 	go func() {
 		defer close(s.done)
 		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -100,7 +109,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		serve = s.serveRuntime
 	case "/v1/reload":
 		method, serve = http.MethodPost, s.serveReload
-	default:
+	case "/v1/conntrack":
+		serve = s.withFlows(s.serveFlows)
+	case "/v1/conntrack/count":
+		serve = s.withFlows(s.serveFlowCount)
+	case "/v1/conntrack/events":
+		serve = s.withFlows(s.serveFlowEvents)
+	case "/v1/conntrack/flush":
+		method, serve = http.MethodPost, s.withFlows(s.serveFlowFlush)
+	case "/v1/explain":
+		serve = s.serveExplain
+	case "/metrics":
+		if source, ok := s.source.(MetricsSource); ok {
+			serve = func(w http.ResponseWriter, _ *http.Request) { serveMetrics(w, source) }
+		}
+	}
+	if serve == nil {
 		writeJSON(w, http.StatusNotFound, failure{"there is no " + r.URL.Path})
 		return
 	}

@@ -17,7 +17,7 @@ func (s *Server) answer(client netip.Addr, raw []byte, tcp bool) []byte {
 		s.counters.refused.Add(1)
 		return reply(&query, refusal)
 	}
-	m, ok := s.resolve(&query, tcp)
+	m, ok := s.resolve(s.routeOf(client), &query, tcp)
 	if ok {
 		m, ok = s.guard(client, m)
 	}
@@ -53,20 +53,20 @@ func (s *Server) refusal(query *message, wellFormed bool, client netip.Addr, siz
 	return dnsmessage.RCodeSuccess
 }
 
-// resolve returns an answer with the query's own ID and question, from the cache or an upstream.
-func (s *Server) resolve(query *message, tcp bool) (m message, ok bool) {
+// resolve returns an answer with the query's own ID and question, from the route's cache or one of its upstreams.
+func (s *Server) resolve(r *Route, query *message, tcp bool) (m message, ok bool) {
 	now := time.Now()
-	list, changed := s.pool.order(s.cfg.Upstreams(), now)
+	list, changed := r.pool.order(r.upstreams(), now)
 	if changed {
-		s.cache.flush() // another network may give the same name another address
+		r.cache.flush() // another network may give the same name another address
 	}
-	if m, ok = s.cache.get(query, now); ok {
+	if m, ok = r.cache.get(query, now); ok {
 		s.counters.cacheHits.Add(1)
 		return m, true
 	}
-	epoch := s.cache.currentEpoch()
-	if m, ok = s.forward(list, query, tcp); ok {
-		s.cache.put(query, &m, epoch, time.Now())
+	epoch := r.cache.currentEpoch()
+	if m, ok = s.forward(r, list, query, tcp); ok {
+		r.cache.put(query, &m, epoch, time.Now())
 	}
 	return m, ok
 }

@@ -48,6 +48,10 @@ type Config struct {
 	// sources. Nil means the host's network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+	// Route returns the way by which the queries of a client go, nil for the one above. Nil means that there is no other. It is
+	// called for each query, so it must be quick.
+	Route func(client netip.Addr) *Route
+
 	// Admit reports whether a client may use the resolver at all; others get REFUSED. Nil admits everyone.
 	Admit func(client netip.Addr) bool
 
@@ -83,8 +87,7 @@ type Server struct {
 	cancel   context.CancelFunc
 	queries  *limiter // clients' queries in flight
 	conns    *limiter // clients' TCP connections
-	cache    *cache
-	pool     upstreams
+	main     *Route   // by Config.Upstreams and Config.Dial
 	counters counters
 
 	mu     sync.Mutex // guards the following
@@ -113,7 +116,7 @@ func New(cfg Config) *Server {
 		log:     cfg.Logger,
 		queries: newLimiter(orDefault(cfg.MaxQueries, DefaultMaxQueries), orDefault(cfg.MaxQueriesPerPeer, DefaultMaxQueriesPerPeer)),
 		conns:   newLimiter(maxConns, maxConnsPerPeer),
-		cache:   newCache(orDefault(cfg.CacheEntries, DefaultCacheEntries)),
+		main:    NewRoute(RouteConfig{Name: "host", Upstreams: cfg.Upstreams, Dial: cfg.Dial, CacheEntries: cfg.CacheEntries}),
 		open:    make(map[io.Closer]struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -80,25 +80,25 @@ var errNoUpstream = errors.New("none is configured")
 
 // forward asks the upstreams one after another until one gives an answer that is worth passing on. The answer has the
 // query's ID and question. ok is false when none answered within queryTime.
-func (s *Server) forward(list []netip.AddrPort, query *message, tcp bool) (answer message, ok bool) {
+func (s *Server) forward(r *Route, list []netip.AddrPort, query *message, tcp bool) (answer message, ok bool) {
 	ctx, cancel := context.WithTimeout(s.ctx, queryTime)
 	defer cancel()
 	lastErr := errNoUpstream
 	for range rounds {
 		for _, to := range list {
-			m, err := s.ask(ctx, to, query, tcp)
+			m, err := s.ask(ctx, r, to, query, tcp)
 			switch {
 			case s.isClosed():
 				return message{}, false
 			case err != nil:
 				lastErr = err
-				s.pool.missed(to, time.Now())
+				r.pool.missed(to, time.Now())
 				s.log.Debug("dns upstream gave no answer", "upstream", to, "err", err)
 			default:
-				s.pool.heard(to)
+				r.pool.heard(to)
 				answer, ok = m, true
 				if !gaveUp(m.rcode()) {
-					s.noteFailing(false, nil)
+					s.noteFailing(r, false, nil)
 					return answer, true
 				}
 			}
@@ -110,7 +110,7 @@ func (s *Server) forward(list []netip.AddrPort, query *message, tcp bool) (answe
 			break
 		}
 	}
-	s.noteFailing(!ok, lastErr)
+	s.noteFailing(r, !ok, lastErr)
 	return answer, ok
 }
 
@@ -119,23 +119,23 @@ func gaveUp(rcode dnsmessage.RCode) bool {
 	return rcode == dnsmessage.RCodeServerFailure || rcode == dnsmessage.RCodeRefused || rcode == dnsmessage.RCodeNotImplemented
 }
 
-func (s *Server) noteFailing(failing bool, err error) {
+func (s *Server) noteFailing(r *Route, failing bool, err error) {
 	switch {
-	case !s.pool.setFailing(failing):
+	case !r.pool.setFailing(failing):
 	case failing:
-		s.log.Warn("dns: no upstream answers", "err", err)
+		s.log.Warn("dns: no upstream answers", "resolvers", r.name, "err", err)
 	default:
-		s.log.Info("dns: upstreams answer again")
+		s.log.Info("dns: upstreams answer again", "resolvers", r.name)
 	}
 }
 
 // ask sends the query to one upstream by UDP, and by TCP when the answer is cut and the client can take more.
-func (s *Server) ask(ctx context.Context, to netip.AddrPort, query *message, tcp bool) (message, error) {
-	m, err := s.exchange(ctx, "udp", to, query)
+func (s *Server) ask(ctx context.Context, r *Route, to netip.AddrPort, query *message, tcp bool) (message, error) {
+	m, err := r.exchange(ctx, "udp", to, query)
 	if err != nil || !m.has(flagTC) || !tcp && query.udpSize() <= safeUDPSize {
 		return m, err
 	}
-	whole, err := s.exchange(ctx, "tcp", to, query)
+	whole, err := r.exchange(ctx, "tcp", to, query)
 	if err != nil && !tcp {
 		return m, nil // the client learns from TC that it has to come back by TCP
 	}
@@ -143,10 +143,10 @@ func (s *Server) ask(ctx context.Context, to netip.AddrPort, query *message, tcp
 }
 
 // exchange sends one query on a socket of its own and waits up to attemptTime for the answer to it.
-func (s *Server) exchange(ctx context.Context, network string, to netip.AddrPort, query *message) (m message, err error) {
+func (r *Route) exchange(ctx context.Context, network string, to netip.AddrPort, query *message) (m message, err error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
-	c, err := s.cfg.Dial(ctx, network, to.String())
+	c, err := r.dial(ctx, network, to.String())
 	if err != nil {
 		return m, fmt.Errorf("ask %s: %w", to, err)
 	}

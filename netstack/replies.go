@@ -1,0 +1,111 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"culvert.dev/culvert/internal/packet"
+	"culvert.dev/culvert/nat"
+)
+
+// What gVisor sends is the reply direction of its flow. Packets of an exit connection carry a pointer to it, so that the data path
+// looks nothing up; the rest (handshakes, resets, the node's own services) is found by its tuple.
+
+var _ tcpip.PacketOwner = (*tcpFlow)(nil)
+
+// KUID and KGID make a tcpFlow the owner that gVisor notes in the packets of a connection, where others match by user and group.
+func (c *tcpFlow) KUID() uint32 { return 0 }
+func (c *tcpFlow) KGID() uint32 { return 0 }
+
+// own makes c the owner of the packets that an endpoint sends.
+func (c *tcpFlow) own(ep tcpip.Endpoint) {
+	if e, ok := ep.(*tcp.Endpoint); ok {
+		e.LockUser() // SetOwner leaves that to its caller, and the endpoint sends already
+		e.SetOwner(c)
+		e.UnlockUser()
+	}
+}
+
+// countReply counts a packet of gVisor's towards a peer, as what it becomes on the wire.
+func (n *Net) countReply(pkt *stack.PacketBuffer, peer uint16) {
+	if c, ok := pkt.Owner.(*tcpFlow); ok {
+		packets, bytes := onWire(pkt)
+		c.flow.Count(nat.Reply, packets, bytes)
+		return
+	}
+	k, ok := replyKey(pkt, peer)
+	if !ok {
+		return
+	}
+	f, _ := n.table.Lookup(&k)
+	if f == nil {
+		return
+	}
+	packets, bytes := onWire(pkt)
+	f.Count(nat.Reply, packets, bytes)
+	switch _, self := f.Owner.(selfFlow); {
+	case self && k.Proto == packet.ProtoTCP:
+		n.followSelf(f, pkt.TransportHeader().Slice()[header.TCPFlagsOffset], nat.Reply)
+	case self:
+		n.flowAnswered(f, n.table.Now())
+	}
+}
+
+// onWire returns how many packets a segment of gVisor's becomes and how many bytes they have.
+func onWire(pkt *stack.PacketBuffer) (packets, bytes int) {
+	size, mss := pkt.Size(), int(pkt.GSOOptions.MSS)
+	payload := pkt.Data().Size()
+	if pkt.GSOOptions.Type == stack.GSONone || mss == 0 || payload <= mss {
+		return 1, size
+	}
+	packets = (payload + mss - 1) / mss
+	return packets, payload + packets*(size-payload)
+}
+
+// replyKey is the key, in the original direction, of the flow that a TCP or UDP packet to a peer answers.
+func replyKey(pkt *stack.PacketBuffer, peer uint16) (k packet.Key, ok bool) {
+	l4 := pkt.TransportHeader().Slice()
+	if len(l4) < 8 {
+		return k, false
+	}
+	switch pkt.TransportProtocolNumber {
+	case header.TCPProtocolNumber:
+		if k.Proto = packet.ProtoTCP; len(l4) < tcpHeader {
+			return k, false
+		}
+	case header.UDPProtocolNumber:
+		k.Proto = packet.ProtoUDP
+	default:
+		return k, false
+	}
+	k.Peer, k.DstPort, k.SrcPort = peer, binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
+	switch h := pkt.NetworkHeader().Slice(); {
+	case len(h) >= header.IPv6MinimumSize && h[0]>>4 == 6:
+		k.V, k.Dst, k.Src = 6, [16]byte(h[8:24]), [16]byte(h[24:40])
+	case len(h) >= header.IPv4MinimumSize:
+		k.V, k.Dst, k.Src = 4, mapped(h[12:16]), mapped(h[16:20])
+	default:
+		return k, false
+	}
+	return k, true
+}
+
+// mapped is an IPv4 address as packet.Key has it.
+func mapped(a []byte) (m [16]byte) {
+	m[10], m[11] = 0xff, 0xff
+	copy(m[12:], a)
+	return m
+}
+
+// answered counts what the node has sent on its own account about packets that it did not pass on.
+type answered struct{ resets, icmp atomic.Uint64 }
+
+// Answers returns how many resets and ICMP errors peers were sent for packets that were not passed on.
+func (n *Net) Answers() (resets, icmp uint64) {
+	return n.answered.resets.Load(), n.answered.icmp.Load()
+}
