@@ -13,6 +13,7 @@ type class struct {
 	peer   uint16 // of kindPeer
 	form   form   // of kindEmbedded
 	allow  bool   // of kindEmbedded: AllowTo names the IPv6 form
+	link   bool   // of kindExit: on the host's own link, although where says Internet
 }
 
 type kind uint8
@@ -139,7 +140,7 @@ func (c *classifier) classify(n number) class {
 	case form != formNone && (allow || !c.deny.lookup(n)):
 		return class{kind: kindEmbedded, where: where, form: form, allow: allow}
 	case allow && (c.metadata.lookup(n) || c.linkLocal.lookup(n)):
-		return class{kind: kindExit, where: Internet} // an on-link prefix all the same, but named
+		return class{kind: kindExit, where: Internet, link: true} // an on-link prefix all the same, but named
 	case allow:
 		return class{kind: kindExit, where: where}
 	case c.metadata.lookup(n):

@@ -49,6 +49,8 @@ func (p *Policy) decide(from *Peer, k *packet.Key, hasSource bool) Decision {
 	d = p.applyRules(d, from, k, form, hasSource)
 	if d.Action == Accept {
 		d.Via = viaOf(from, &d)
+	} else {
+		d.Via = ViaDefault
 	}
 	return d
 }
@@ -61,6 +63,8 @@ func viaOf(from *Peer, d *Decision) Via {
 		return ViaHost
 	case d.Rule != nil && d.Rule.Via != ViaDefault:
 		return d.Rule.Via
+	case d.Via == ViaHost: // nothing behind a tunnel has the addresses of the host's link
+		return ViaHost
 	case from.Upstream:
 		return ViaUpstream
 	}
@@ -80,7 +84,11 @@ func (p *Policy) builtin(from *Peer, k *packet.Key) (d Decision, f form) {
 	case kindPeer:
 		return decidePeer(from, c.peer), f
 	case kindExit:
-		return decideExit(from, c.where), f
+		d = decideExit(from, c.where)
+		if c.link {
+			d.Via = ViaHost
+		}
+		return d, f
 	}
 	d = Decision{Action: Reject, Reason: c.reason}
 	switch c.reason {

@@ -94,7 +94,7 @@ func modelTo(cfg *Config, a netip.Addr, allowed bool) Decision {
 		return Decision{Action: Reject, Reason: ReasonMeshUnassigned}
 	}
 	allowed = allowed || within(a, cfg.Allow)
-	metadata := in(a, "169.254.169.254/32", "fd00:ec2::254/128", "fd20:ce::254/128", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32")
+	metadata := modelMetadata(a)
 	linkLocal := in(a, "169.254.0.0/16", "fe80::/10")
 	where := Internet
 	if modelLAN(cfg, a) && !metadata && !linkLocal {
@@ -131,12 +131,17 @@ func modelTo(cfg *Config, a netip.Addr, allowed bool) Decision {
 	return Decision{Action: Accept, Where: where}
 }
 
+func modelMetadata(a netip.Addr) bool {
+	return in(a, "169.254.169.254/32", "fd00:ec2::254/128", "fd20:ce::254/128", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32")
+}
+
 // modelDecide is modelPermits, and by which way it leaves.
 func modelDecide(cfg *Config, peer uint16, src, dst netip.Addr, proto uint8, port uint16) Decision {
 	d := modelPermits(cfg, peer, src, dst, proto, port)
 	if d.Action == Accept {
 		d.Via = ViaHost
-		if i := slices.IndexFunc(cfg.Peers, func(p Peer) bool { return p.ID == peer }); d.Where == Internet && cfg.Peers[i].Upstream {
+		link := in(dst, "169.254.0.0/16", "fe80::/10") || modelMetadata(dst)
+		if i := slices.IndexFunc(cfg.Peers, func(p Peer) bool { return p.ID == peer }); d.Where == Internet && cfg.Peers[i].Upstream && !link {
 			d.Via = ViaUpstream
 		}
 	}
