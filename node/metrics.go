@@ -24,6 +24,7 @@ func (s source) Metrics() []control.Metric {
 		gauge("culvert_uptime_seconds", "seconds", "Time since the node started.", time.Since(n.started).Seconds()),
 	}
 	list = append(list, n.peerMetrics(st.Peers)...)
+	list = append(list, upstreamMetrics(st.Upstream)...)
 	list = append(list,
 		control.Metric{Name: "culvert_flows", Help: "Live flows by protocol.", Samples: slices.Concat(
 			one(float64(st.Flows.TCP), "proto", "tcp"), one(float64(st.Flows.UDP), "proto", "udp"), one(float64(st.Flows.ICMP), "proto", "icmp"))},
@@ -70,6 +71,32 @@ func (n *Node) peerMetrics(peers []PeerStatus) []control.Metric {
 		}
 	}
 	return []control.Metric{received, sent, age, rtt, path, flows}
+}
+
+// upstreamMetrics are about the second tunnel; without one there are none.
+func upstreamMetrics(u *UpstreamStatus) []control.Metric {
+	if u == nil {
+		return nil
+	}
+	state := control.Metric{Name: "culvert_upstream_state", Help: "1 for the state of the upstream tunnel."}
+	for s := linkIdle; s <= linkDown; s++ {
+		is := 0.0
+		if u.State == s.String() {
+			is = 1
+		}
+		state.Samples = append(state.Samples, one(is, "state", s.String())...)
+	}
+	received := control.Metric{Name: "culvert_upstream_receive_bytes", Type: control.Counter, Unit: "bytes", Help: "Received through the upstream tunnel."}
+	sent := control.Metric{Name: "culvert_upstream_transmit_bytes", Type: control.Counter, Unit: "bytes", Help: "Sent through the upstream tunnel."}
+	age := control.Metric{Name: "culvert_upstream_handshake_age_seconds", Unit: "seconds", Help: "Time since the last handshake; absent when there was none."}
+	for _, p := range u.Peers {
+		received.Samples = append(received.Samples, one(float64(p.RxBytes), "endpoint", p.Endpoint)...)
+		sent.Samples = append(sent.Samples, one(float64(p.TxBytes), "endpoint", p.Endpoint)...)
+		if !p.LastHandshake.IsZero() {
+			age.Samples = append(age.Samples, one(max(0, time.Since(p.LastHandshake.Time).Seconds()), "endpoint", p.Endpoint)...)
+		}
+	}
+	return []control.Metric{state, received, sent, age, gauge("culvert_upstream_flows", "", "Live flows through the upstream tunnel.", float64(u.Flows))}
 }
 
 func drops(byReason map[string]uint64) control.Metric {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"culvert.dev/culvert/internal/control"
+	"culvert.dev/culvert/internal/control/openmetrics"
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/tunnel"
 )
@@ -85,6 +87,16 @@ func TestUpstreamComesUpAndIsReloaded(t *testing.T) {
 	n.Status().WriteText(&text, time.Now())
 	if out := text.String(); !strings.Contains(out, "upstream") || !strings.Contains(out, "10.64.9.2") || !strings.Contains(out, fmt.Sprintf("127.0.0.1:%d", hub.port)) {
 		t.Errorf("status says\n%s", out)
+	}
+	var metrics bytes.Buffer
+	control.WriteMetrics(&metrics, source{n}.Metrics())
+	for _, want := range []string{`culvert_upstream_state{state="up"} 1`, `culvert_upstream_state{state="down"} 0`, fmt.Sprintf(`culvert_upstream_receive_bytes_total{endpoint="127.0.0.1:%d"} `, hub.port)} {
+		if !strings.Contains(metrics.String(), want) {
+			t.Errorf("the metrics have no %s:\n%s", want, &metrics)
+		}
+	}
+	if _, err := openmetrics.Parse(metrics.Bytes()); err != nil {
+		t.Error(err)
 	}
 
 	was := n.upstream.Load()
