@@ -344,7 +344,7 @@ func TestTableAgainstModel(t *testing.T) {
 
 func FuzzTable(f *testing.F) {
 	for seed := range uint64(4) {
-		rnd, ops := rand.New(rand.NewPCG(seed, 2)), make([]byte, 3*300)
+		rnd, ops := rand.New(rand.NewPCG(seed, 2)), make([]byte, 3*100)
 		for i := range ops {
 			ops[i] = byte(rnd.Uint32())
 		}
@@ -352,7 +352,7 @@ func FuzzTable(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		r := newTableRun(t)
-		for ops = ops[:min(len(ops), 3*2000)]; len(ops) >= 3; ops = ops[3:] {
+		for ops = ops[:min(len(ops), 3*400)]; len(ops) >= 3; ops = ops[3:] {
 			r.step(ops[0], ops[1], ops[2])
 		}
 		r.finish()
