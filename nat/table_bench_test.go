@@ -101,6 +101,25 @@ func BenchmarkLookup(b *testing.B) {
 	}
 }
 
+// BenchmarkLookupSkewed looks up flows as traffic has them: the busiest again and again, most of them rarely (Zipf, exponent 1.1).
+func BenchmarkLookupSkewed(b *testing.B) {
+	for _, n := range benchSizes {
+		t, keys := benchTable(n), benchKeys(n)
+		zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, uint64(n-1))
+		draws := make([]packet.Key, 1<<18)
+		for i := range draws {
+			draws[i] = keys[zipf.Uint64()]
+		}
+		b.Run(fmt.Sprintf("flows=%d", n), func(b *testing.B) {
+			for i := 0; b.Loop(); i++ {
+				if f, _ := t.Lookup(&draws[i&(len(draws)-1)]); f == nil {
+					b.Fatal("lost")
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkLookupMiss looks for what is not there: the first packet of a flow.
 func BenchmarkLookupMiss(b *testing.B) {
 	for _, n := range benchSizes {
