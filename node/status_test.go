@@ -34,7 +34,7 @@ func statusSample(now time.Time) Status {
 				Allow: AllowStatus{Inbound: true, Routing: true, LAN: true},
 			},
 			{
-				PublicKey: wgkey.Public{7, 8, 9},
+				PublicKey: wgkey.Public{7, 8, 9}, RateBits: 50_000_000, MaxFlows: 200,
 				Addresses: Ranges{netip.MustParsePrefix("100.64.0.3/32"), netip.MustParsePrefix("10.9.0.0/16")},
 				Path:      PathStatus{Kind: "none", Reason: "waiting for the peer to call"},
 				RxBytes:   0, TxBytes: 148,

@@ -11,6 +11,8 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+
+	"culvert.dev/culvert/internal/config"
 )
 
 // WriteText writes the status for people: the node, a table of its peers, and what was dropped. Ages are relative to now.
@@ -55,7 +57,7 @@ func (s Status) writePeers(t io.Writer, now time.Time) {
 		if !p.Path.Since.IsZero() {
 			since = fmt.Sprintf(" since %s", span(now.Sub(p.Path.Since.Time)))
 		}
-		fmt.Fprintf(t, "%s\t%s%s: %s\n", p.Label(), printable(p.Path.Kind), since, orDash(printable(p.Path.Reason)))
+		fmt.Fprintf(t, "%s\t%s%s: %s%s\n", p.Label(), printable(p.Path.Kind), since, orDash(printable(p.Path.Reason)), p.limits())
 	}
 }
 
@@ -71,6 +73,21 @@ func (s Status) writeDrops(t io.Writer) {
 	for _, r := range reasons {
 		fmt.Fprintf(t, "%s\t%d\t%s\n", printable(r), s.Drops[r], orDash(explainDrop(r)))
 	}
+}
+
+// limits tells of a peer's own limits, if it has any.
+func (p PeerStatus) limits() string {
+	var list []string
+	if p.RateBits > 0 {
+		list = append(list, config.Rate(p.RateBits).String()+" each way")
+	}
+	if p.MaxFlows > 0 {
+		list = append(list, strconv.Itoa(p.MaxFlows)+" flows")
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return "; at most " + strings.Join(list, " and ")
 }
 
 // Label names a peer for people, even if the configuration does not.
