@@ -18,6 +18,7 @@
 //	}
 //
 // CULVERT_LAB_ROOTLESS makes root go the way of other users, and CULVERT_LAB_RACE builds the product with the race detector.
+// CULVERT_LAB_STRICT has the cases that compare figures ask for those that a quiet machine reaches.
 //
 // A Net belongs to one test; different tests may build theirs at the same time. The methods of a Node may be called from
 // several goroutines, except those that change its addresses, routes or rules.
