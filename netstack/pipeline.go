@@ -105,6 +105,10 @@ func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
 		if n.spent(b, p) {
 			return
 		}
+		if !n.opening.takeEcho(p.Peer, b.now) {
+			n.counters.drop(dropFlowRate)
+			return
+		}
 		to := outside(b.netmap, p.Key)
 		o.send(p, to.DstAddr())
 	case *Upstream:

@@ -139,6 +139,48 @@ func TestAnsweredFlowsAreNotLimited(t *testing.T) {
 	}
 }
 
+func TestAnsweredPingsAreLimited(t *testing.T) {
+	for _, proto := range []uint8{packet.ProtoICMPv4, packet.ProtoICMPv6} {
+		var o opening
+		f := assured(t, &nat.Flow{Key: packet.Key{Peer: 3, V: 4, Proto: proto}})
+		passed := 0
+		for i := range 10 * openingRate {
+			if o.take(3, int64(i)) {
+				passed++
+			}
+			o.observe(nat.Event{Kind: nat.EventUpdate, Flow: f})
+		}
+		if most := int(openingSaved/second) * openingRate; passed > most {
+			t.Errorf("protocol %d: %d pings to new targets at once, want at most %d", proto, passed, most)
+		}
+	}
+}
+
+func TestPingsAreLimitedWhileOthersAreActive(t *testing.T) {
+	var o opening
+	pings := func(now int64) (passed int) {
+		for range 3 * echoRate {
+			if o.takeEcho(3, now) {
+				passed++
+			}
+		}
+		return passed
+	}
+	start := 10 * second
+	o.seen(3, 0)
+	if got := pings(start); got != 3*echoRate {
+		t.Errorf("alone: %d of %d pass", got, 3*echoRate)
+	}
+	o.seen(4, start)
+	o.seen(3, start)
+	if got := pings(start); got != echoRate {
+		t.Errorf("beside another: %d pass, want %d", got, echoRate)
+	}
+	if got := pings(start + second/2); got != echoRate/2 {
+		t.Errorf("half a second later: %d pass, want %d", got, echoRate/2)
+	}
+}
+
 func TestFloodOfNewFlowsIsDropped(t *testing.T) {
 	n := newTestNet(t, testPolicy(t, func(c *filter.Config) { c.Peers[0].AllowPeers = []uint16{2} }))
 	w := newWire(n)

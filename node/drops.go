@@ -36,7 +36,7 @@ var dropTexts = map[string]string{
 	"echo-forbidden": "the host forbids ping sockets: set net.ipv4.ping_group_range",
 	"dialing":        "a repeated connection request while the destination is being dialled",
 	"rate-limit":     "the peer's Rate is used up",
-	"flow-rate":      "the peer opens flows that nobody answers too fast",
+	"flow-rate":      "the peer opens flows that nobody answers, or pings, too fast",
 
 	// the upstream
 	"upstream-down":        "the upstream is out of reach, and its traffic goes no other way",
