@@ -22,8 +22,17 @@ type splice struct {
 	host *hostsock.TCP
 	bufs *hostsock.BufPool
 
-	ended  func(from nat.Dir) // told of each side's FIN
+	ended  func(from nat.Dir) // told of each side's FIN, one after the other
 	broken atomic.Bool        // reset
+
+	mu sync.Mutex // held while ended is told
+}
+
+// note tells of a side's FIN, before it is passed on: that of the other side may be the answer to it.
+func (s *splice) note(from nat.Dir) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended(from)
 }
 
 // run returns when both directions have ended and both connections are closed. It reports whether both ended in order.
@@ -105,8 +114,8 @@ func (s *splice) toHost() {
 		case errWait:
 			<-ready
 		case io.EOF:
+			s.note(nat.Original)
 			s.host.CloseWrite()
-			s.ended(nat.Original)
 			return
 		default:
 			s.reset()
@@ -159,8 +168,8 @@ func (s *splice) toPeer() {
 		switch {
 		case err == nil:
 		case errors.Is(err, io.EOF):
+			s.note(nat.Reply)
 			s.ep.Shutdown(tcpip.ShutdownWrite)
-			s.ended(nat.Reply)
 			return
 		default: // the host side was reset, or toHost has closed it
 			s.reset()
