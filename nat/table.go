@@ -5,11 +5,13 @@
 // timeout, by their owner, by eviction when their peer is at its limit, or when a permission is withdrawn. All methods are
 // safe for concurrent use.
 //
-// The table does not read packets, decide policy, or own sockets: it calls Config.OnEnd and the owner does the rest.
+// Table itself does not read packets, decide policy, or own sockets: it calls Config.OnEnd and the owner does the rest. Two things
+// build on it: Track follows TCP connections packet by packet, and NAT translates packets between an inside and an outside. Netmap
+// translates prefixes and has no flows.
 //
 //	t := nat.New(nat.Config{OnEnd: func(f *nat.Flow, why nat.End) { f.Owner.(closer).Close() }})
 //	f := &nat.Flow{Key: p.Key, Owner: conn}
-//	if !t.Insert(f) {
+//	if !t.Insert(f, t.Now()) {
 //		drops++
 //	}
 package nat

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"culvert.dev/culvert/internal/config"
 	"culvert.dev/culvert/internal/packet"
 )
 
@@ -30,20 +31,11 @@ func QuestionOf(v url.Values) Question {
 
 // suppose reads Allow; ok is false where nothing is supposed.
 func (q Question) suppose() (a AllowStatus, ok bool, err error) {
-	for word := range strings.SplitSeq(q.Allow, ",") {
-		switch strings.ToLower(strings.TrimSpace(word)) {
-		case "inbound":
-			a.Inbound = true
-		case "routing":
-			a.Routing = true
-		case "lan":
-			a.LAN = true
-		case "none", "":
-		default:
-			return a, false, fmt.Errorf("allow: %q is none of inbound, routing, lan", word)
-		}
+	allow, err := config.ParseAllow(q.Allow)
+	if err != nil {
+		return a, false, fmt.Errorf("allow: %w", err)
 	}
-	return a, q.Allow != "", nil
+	return AllowStatus(allow), q.Allow != "", nil
 }
 
 // target is what Question.To says.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -85,19 +84,9 @@ func readPeerOptions(c *cli.Context) (config.NewPeer, error) {
 }
 
 func parseAllow(list string) (config.Allow, error) {
-	var a config.Allow
-	for word := range strings.SplitSeq(list, ",") {
-		switch strings.ToLower(strings.TrimSpace(word)) {
-		case "inbound":
-			a.Inbound = true
-		case "routing":
-			a.Routing = true
-		case "lan":
-			a.LAN = true
-		case "none", "":
-		default:
-			return a, usagef("--allow: %q is none of inbound, routing, lan", word)
-		}
+	a, err := config.ParseAllow(list)
+	if err != nil {
+		return a, usagef("--allow: %v", err)
 	}
 	if a.LAN && !a.Routing {
 		return a, usagef("--allow: lan needs routing too")

@@ -174,3 +174,21 @@ func parseListen(s string) (netip.AddrPort, error) {
 	}
 	return a, nil
 }
+
+// ParseAllow reads permissions as a list such as "inbound,routing,lan"; "none" and nothing are none.
+func ParseAllow(list string) (a Allow, err error) {
+	for word := range strings.SplitSeq(list, ",") {
+		switch strings.ToLower(strings.TrimSpace(word)) {
+		case "inbound":
+			a.Inbound = true
+		case "routing":
+			a.Routing = true
+		case "lan":
+			a.LAN = true
+		case "none", "":
+		default:
+			return a, fmt.Errorf("%q is none of inbound, routing, lan", word)
+		}
+	}
+	return a, nil
+}
