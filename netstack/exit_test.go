@@ -229,7 +229,6 @@ func TestUDPMappingIsEndpointIndependent(t *testing.T) {
 	n := newTestNet(t, testPolicy(t, nil))
 	p := newTestPeer(t, n)
 	var seen []netip.AddrPort
-	var servers []*net.UDPConn
 	c := p.udp(t, 0)
 	for range 2 {
 		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(host, 0)))
@@ -237,7 +236,6 @@ func TestUDPMappingIsEndpointIndependent(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer u.Close()
-		servers = append(servers, u)
 		c.WriteTo([]byte("x"), u.LocalAddr())
 		u.SetReadDeadline(time.Now().Add(3 * time.Second))
 		_, from, err := u.ReadFromUDPAddrPort(make([]byte, 10))

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"culvert.dev/culvert/internal/lab"
 )
@@ -74,18 +73,12 @@ func behaviour(t *testing.T, w *world, f family, port int) (mapping, filtering s
 	passes := func(server *net.UDPConn) bool {
 		server.WriteToUDPAddrPort([]byte(server.LocalAddr().String()), ext)
 		first.WriteToUDPAddrPort([]byte("marker"), ext)
-		for buf := make([]byte, 64); ; {
-			c.SetReadDeadline(time.Now().Add(soon))
-			n, _, err := c.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				t.Fatalf("the answer of the end that was written to: %v", err)
-			}
-			if string(buf[:n]) == "marker" {
-				return false
-			}
-			c.ReadFromUDPAddrPort(buf) // the marker
-			return true
+		got, _ := read(t, c)
+		if string(got) == "marker" {
+			return false
 		}
+		read(t, c) // the marker
+		return true
 	}
 	fromPort, fromHost := passes(otherPort), passes(otherHost)
 	switch {
