@@ -97,6 +97,9 @@ func (k Private) Reveal() string { return base64.StdEncoding.EncodeToString(k.b[
 // RevealHex returns the form wireguard-go's UAPI takes.
 func (k Private) RevealHex() string { return hex.EncodeToString(k.b[:]) }
 
+// RevealBytes returns a copy of the key itself, for the boxes that are sealed and opened with it.
+func (k Private) RevealBytes() [Size]byte { return k.b }
+
 // Format implements fmt.Formatter, so that no verb shows the key.
 func (k Private) Format(f fmt.State, _ rune) { io.WriteString(f, hidden) }
 
