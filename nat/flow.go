@@ -10,6 +10,7 @@ import (
 const (
 	PeerUpstream uint16 = 0xffff // whatever lies behind the upstream tunnel
 	PeerSelf     uint16 = 0xfffe // the node itself, as a user of the upstream tunnel
+	PeerService  uint16 = 0xfffd // a server in the mesh that only the node itself talks to; it has no flows
 )
 
 // Dir is the direction of a packet as seen from its flow's first packet.

@@ -20,7 +20,9 @@ type batch struct {
 	lastFlow *nat.Flow
 	police   policers
 	limit    *policer // of lastPeer
-	dir      nat.Dir  // of the packet at hand, once its flow is known
+	taps     *tapSet
+	tap      func([]byte) // of lastPeer; nil: its packets go through the pipeline
+	dir      nat.Dir      // of the packet at hand, once its flow is known
 
 	tcp     tcpGroups
 	pending []pendingUDP // one per mapping that got datagrams
@@ -43,6 +45,7 @@ func (b *batch) begin(n *Net) {
 	b.gen = n.policyN.Load()
 	b.netmap = n.netmap.Load()
 	b.police = n.police.load()
+	b.taps = n.taps.load()
 	b.tcp.n = n
 }
 
@@ -55,6 +58,7 @@ func (b *batch) flush() {
 	b.used = 0
 	b.lastFlow = nil
 	b.lastPeer = packet.Key{}
+	b.tap = nil
 	b.p.Buf = nil
 }
 

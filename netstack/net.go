@@ -103,6 +103,7 @@ type Net struct {
 	sockets  socketBudget
 	rejects  rejectLimits
 	police   policing
+	taps     taps
 	opening  opening
 	counters counters
 	answered answered

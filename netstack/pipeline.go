@@ -18,6 +18,10 @@ func (n *Net) fromPeer(b *batch, raw []byte) {
 	if !n.attribute(b, p) {
 		return
 	}
+	if b.tap != nil {
+		b.tap(raw)
+		return
+	}
 	if b.limit != nil && !b.limit.take(len(p.Buf), b.now) {
 		n.counters.drop(dropRateLimit)
 		return
@@ -56,8 +60,13 @@ func (n *Net) attribute(b *batch, p *packet.Packet) bool {
 		p.Peer = b.lastPeer.Peer
 		return true
 	}
-	p.Peer = b.policy.PeerOfKey(p.Src, p.V)
+	if p.Peer = b.taps.owner(p); p.Peer == 0 {
+		p.Peer = b.policy.PeerOfKey(p.Src, p.V)
+	}
 	b.lastPeer = packet.Key{Src: p.Src, V: p.V, Peer: p.Peer}
+	if b.tap = b.taps.of(p.Peer); b.tap != nil {
+		return true
+	}
 	b.limit = b.police[p.Peer]
 	n.opening.seen(p.Peer, b.now)
 	if p.Peer == 0 {
