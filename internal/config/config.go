@@ -5,6 +5,9 @@
 // warnings. The package also writes: a first configuration (Init), peers (AddPeer, RemovePeer) and the wg-quick file of
 // a device (Export).
 //
+// A relay has a file of its own in the same form (LoadRelay), and another with the keys that it admits, one a line (ParseAllowed,
+// AddAllowed, RemoveAllowed).
+//
 // It opens no sockets (but see GuessHost, which asks the kernel for a source address), resolves no names and knows
 // nothing of a running node. Functions may be called from several goroutines; the values they return are the caller's.
 //
@@ -37,6 +40,9 @@ type Config struct {
 	Exit      Exit
 	Netmap    []nat.NetmapPrefix // masked; each From of one family and length with its To, none overlaps another
 	Upstream  *Upstream          // nil: none
+	Relays    []Relay            // in the file's order; no two have one URL
+	STUN      []string           // servers as "host:port"; none twice
+	WGSTUN    *WGSTUN            // nil: none
 	Control   Control
 	Warnings  []Diagnostic
 }

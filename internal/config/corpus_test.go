@@ -17,6 +17,7 @@ func testOptions() Options {
 	env := map[string]string{
 		"ADDRESS":  "10.0.0.1/24",
 		"SECRET":   "hunter2",
+		"PASSWORD": "p@ss:wo/rd",
 		"PEER_KEY": "qb5xlpl+eB/rzKG9gP2c1Sr/K9gBlA7a0s8mTyxZeWQ=",
 	}
 	return Options{
@@ -62,7 +63,22 @@ func TestFilesInTheWildAreAccepted(t *testing.T) {
 
 // A file in testdata/bad has a comment "# expect LINE: message" for each of its errors; there must be no others.
 func TestEveryErrorIsReportedWithItsLine(t *testing.T) {
-	files, _ := filepath.Glob("testdata/bad/*.conf")
+	t.Run("node", func(t *testing.T) {
+		checkErrors(t, "testdata/bad/*.conf", func(file string) error {
+			_, err := Load(file, testOptions())
+			return err
+		})
+	})
+	t.Run("relay", func(t *testing.T) {
+		checkErrors(t, "testdata/relay-bad/*.conf", func(file string) error {
+			_, err := LoadRelay(file, testOptions())
+			return err
+		})
+	})
+}
+
+func checkErrors(t *testing.T, pattern string, load func(file string) error) {
+	files, _ := filepath.Glob(pattern)
 	if len(files) == 0 {
 		t.Fatal("no corpus")
 	}
@@ -78,7 +94,7 @@ func TestEveryErrorIsReportedWithItsLine(t *testing.T) {
 					want[strings.TrimSpace(e)] = true
 				}
 			}
-			_, err = Load(file, testOptions())
+			err = load(file)
 			var faults Errors
 			if !errors.As(err, &faults) {
 				t.Fatalf("got error %v, want Errors", err)
@@ -127,6 +143,21 @@ func render(c *Config) string {
 		b.WriteString("DNS = off\n")
 	case len(c.Exit.DNS.Servers) > 0:
 		fmt.Fprintf(&b, "DNS = %s\n", join(c.Exit.DNS.Servers))
+	}
+	for _, r := range c.Relays {
+		fmt.Fprintf(&b, "\n[Relay]\nURL = %s\nWebSocket = %s\n", r.URL, r.WebSocket)
+		for _, pin := range r.Pins {
+			fmt.Fprintf(&b, "Pin = %s\n", pin)
+		}
+		if r.Proxy != "" {
+			fmt.Fprintf(&b, "Proxy =%s\n", strings.ReplaceAll(r.Proxy, "$", "%24")) // else it would name a variable
+		}
+	}
+	if len(c.STUN) > 0 {
+		fmt.Fprintf(&b, "\n[STUN]\nServer = %s\n", strings.Join(c.STUN, ", "))
+	}
+	if w := c.WGSTUN; w != nil {
+		fmt.Fprintf(&b, "\n[WGSTUN]\nPublicKey = %s\nEndpoint = %s\nAddress = %s\n", w.PublicKey, w.Endpoint, join(w.Addresses))
 	}
 	if c.Control != (Control{}) {
 		fmt.Fprintf(&b, "\n[Control]\nSocket =%s\nFlowLog =%s\n", c.Control.Socket, c.Control.FlowLog)

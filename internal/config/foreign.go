@@ -1,24 +1,37 @@
 package config
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // unsupported lists what the configuration format has but this version does not do: "Section", or "Section.Key".
 var unsupported = []string{
-	"SOCKS5", "HTTP", "Forward", "Publish", "Relay", "STUN", "WGSTUN", "Traversal",
+	"SOCKS5", "HTTP", "Forward", "Publish", "Traversal",
 }
 
-// isUnsupported reports whether a section, or with a key a key of it, stands in that list.
-func isUnsupported(section, key string) bool {
-	name := section
+// isPlanned reports whether a section, or with a key a key of it, is of the format but not of this version.
+func (f *format) isPlanned(section, key string) bool {
 	if key != "" {
-		name += "." + key
+		section += "." + key
 	}
-	for _, u := range unsupported {
-		if strings.EqualFold(u, name) {
-			return true
+	return hasName(f.planned, section)
+}
+
+// sectionNames are the sections of the format, those included that this version does not do.
+func (f *format) sectionNames() []string {
+	names := slices.Clone(f.sections)
+	for _, u := range f.planned {
+		if !strings.Contains(u, ".") {
+			names = append(names, u)
 		}
 	}
-	return false
+	return names
+}
+
+// hasName reports whether one of the names is name, in upper or lower case.
+func hasName(names []string, name string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
 }
 
 // ignoredKey returns why a key that other programs put into a wg-quick file has no effect here.

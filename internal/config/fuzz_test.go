@@ -52,10 +52,68 @@ func loadText(text []byte) (*Config, error) {
 	})
 }
 
+// The same for the configuration of a relay.
+func FuzzLoadRelay(f *testing.F) {
+	files, _ := filepath.Glob("testdata/relay-*/*.conf")
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		cfg, err := loadRelayText(text)
+		if err != nil {
+			if err.Error() == "" {
+				t.Error("an error without a message")
+			}
+			return
+		}
+		again, err := loadRelayText([]byte(renderRelay(cfg)))
+		if err != nil {
+			t.Fatalf("rendered file does not load: %v\n%s", err, renderRelay(cfg))
+		}
+		forgetRelayPositions(cfg)
+		forgetRelayPositions(again)
+		if !reflect.DeepEqual(cfg, again) {
+			t.Errorf("got %+v\nwant %+v", again, cfg)
+		}
+	})
+}
+
+// loadRelayText is loadText for a relay.
+func loadRelayText(text []byte) (*RelayConfig, error) {
+	surroundings := Options{
+		LookupEnv: func(name string) (string, bool) { return "$" + name, true },
+		Hostname:  func() (string, error) { return "host", nil },
+	}
+	readFile := func(name string) (*content, error) {
+		if name != "fuzz.conf" {
+			return nil, fs.ErrNotExist
+		}
+		return &content{text, 0o600}, nil
+	}
+	return loadRelay("fuzz.conf", surroundings, readFile, func(string) ([]Allowed, error) { return nil, fs.ErrNotExist })
+}
+
+func forgetRelayPositions(c *RelayConfig) {
+	c.Warnings = nil
+	for i := range c.Server.Allow {
+		c.Server.Allow[i].Line = 0
+	}
+	for i := range c.WGSTUN.Clients {
+		c.WGSTUN.Clients[i].Line = 0
+	}
+}
+
 func forgetPositions(c *Config) {
 	c.Warnings = nil
 	for i := range c.Peers {
 		c.Peers[i].Line = 0
+	}
+	for i := range c.Relays {
+		c.Relays[i].Line = 0
 	}
 	for i := range c.Filter.Rules {
 		c.Filter.Rules[i].Line, c.Filter.Rules[i].Text = 0, ""

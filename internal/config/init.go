@@ -139,6 +139,17 @@ func initText(node Interface, device Peer, deviceFile string) string {
 # The resolver served to peers at this node's address: system, off, or addresses.
 # DNS = system
 
+# Relays connect this node with others where no UDP gets through, or where neither end knows an address of the other. One's
+# own is "culvert relay" on any public host; "culvert relay config" there prints these three sections as they are to be.
+# [Relay]
+# URL = https://relay.example
+# Where this node is seen from outside, by STUN and by WireGuard itself:
+# [STUN]
+# Server = relay.example:3478
+# [WGSTUN]
+# PublicKey = the key of the WG-STUN server
+# Endpoint = relay.example:3479
+
 [Control]
 # The socket that culvert status, reload and health use.
 # Socket = /run/culvert/control.sock

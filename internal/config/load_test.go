@@ -107,7 +107,7 @@ func TestFilesWithSecretsThatOthersMayReadAreWarnedOf(t *testing.T) {
 		}
 		var want []Diagnostic
 		if tt.warned {
-			want = []Diagnostic{{open, 0, "holds a secret key, and its mode lets other users at it: chmod 600 " + open}}
+			want = []Diagnostic{{open, 0, "holds a secret, and its mode lets other users at it: chmod 600 " + open}}
 		}
 		if len(cfg.Warnings) != len(want) || len(want) == 1 && cfg.Warnings[0] != want[0] {
 			t.Errorf("%s with %s %o: got warnings %v, want %v", tt.file, tt.open, tt.mode, cfg.Warnings, want)
@@ -243,11 +243,37 @@ func TestErrorsHideKeys(t *testing.T) {
 			secret + "\n",
 			"[Peer]\nEndpoint = " + secret + "\nName = " + secret + "\nAllowRouting = " + secret + "\nPublicKey = " + secret + "x\n",
 			"[Exit]\nDNS = " + secret + "\nDenyTo = " + secret + "\n",
+			"[Relay]\nURL = " + secret + "\nPin = " + secret + "\nProxy = " + secret + "\nWebSocket = " + secret + "\n",
+			"[Relay]\nURL = https://x:" + secret + "@relay\nProxy = http://x:" + secret + "@a b\nProxyFile = " + secret + "\n",
+			"[STUN]\nServer = " + secret + "\n[WGSTUN]\nPublicKey = " + secret + "x\nEndpoint = " + secret + "\nAddress = " + secret + "\n",
 		} {
 			_, err := loadText([]byte(text))
 			if err == nil {
 				t.Errorf("no error for %q", text)
 			} else if strings.Contains(err.Error(), secret[:20]) || strings.Contains(err.Error(), strings.ToLower(secret[:20])) {
+				t.Errorf("%q: the error shows the key: %v", text, err)
+			}
+		}
+	}
+}
+
+// Nor must one about a relay's configuration.
+func TestErrorsOfRelayConfigurationsHideKeys(t *testing.T) {
+	for cut := range 6 {
+		secret := keyText[:len(keyText)-cut]
+		for _, text := range []string{
+			"[Relay]\nPrivateKey = " + secret + " extra\nName = " + secret + "\nListen = " + secret + "\nURL = " + secret + "\n",
+			"[Relay]\nCertificate = " + secret + "\nCertificateKey = " + secret + "\nACMERootCA = " + secret + "\nAllowFile = " + secret + "\n",
+			"[Relay]\nDomain = " + secret + "\nACMEDirectory = " + secret + "\nACMEEmail = " + secret + "\nTLS = " + secret + "\n",
+			"[Relay]\nTrustProxy = " + secret + "\nAllow = " + secret + " " + secret + "\nRate = " + secret + "\nOpen = " + secret + "\n",
+			"[WGSTUN]\nListen = " + secret + "\nPrivateKeyFile = " + secret + "\nAddress = " + secret + "\nClient = x " + secret + "\n",
+			"[Control]\nSocket = " + secret + "\nHTTP = " + secret + "\n",
+			"[Relay]\n" + secret + " = x\n" + secret + "\n[" + secret + "]\n",
+		} {
+			_, err := loadRelayText([]byte(text))
+			if err == nil {
+				t.Errorf("no error for %q", text)
+			} else if strings.Contains(strings.ToLower(err.Error()), strings.ToLower(secret[:20])) {
 				t.Errorf("%q: the error shows the key: %v", text, err)
 			}
 		}

@@ -51,7 +51,12 @@ type loader struct {
 	peers         []*peerDraft
 	netmaps       []*netmapDraft
 	upstream      upstreamDraft
+	relays        []*relayDraft
+	stun          stunDraft
+	wgstun        wgstunDraft
+	relay         relayFile // of culvert relay; of no other file
 
+	format   *format
 	file     string   // being read now
 	files    []string // read so far, for the order of diagnostics
 	literal  bool     // the current file contains a secret itself
@@ -85,6 +90,7 @@ func newLoader(o Options, readFile func(string) (*content, error)) *loader {
 	return &loader{
 		Options:       o,
 		readFile:      readFile,
+		format:        nodeFormat(),
 		interfaceKeys: map[string]int{},
 		filterKeys:    map[string]int{},
 		exitKeys:      map[string]int{},
@@ -116,7 +122,7 @@ func (l *loader) close(text *content) {
 
 func (l *loader) warnMode(file string, mode fs.FileMode) {
 	if mode.IsRegular() && mode.Perm()&0o077 != 0 {
-		message := "holds a secret key, and its mode lets other users at it: chmod 600 " + file
+		message := "holds a secret, and its mode lets other users at it: chmod 600 " + file
 		l.warnings = append(l.warnings, Diagnostic{file, 0, message})
 	}
 }
@@ -136,6 +142,12 @@ func (l *loader) readMain(file string, text *content) {
 			l.readUpstream(s)
 		case "netmap":
 			l.readNetmap(s)
+		case "relay":
+			l.readRelay(s)
+		case "stun":
+			l.readSTUN(s)
+		case "wgstun":
+			l.readWGSTUN(s)
 		case "filter":
 			readSection(l, s, filterKeys, &l.cfg.Filter, l.filterKeys)
 		case "exit":

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -16,7 +17,10 @@ type content struct {
 }
 
 // readFile reads a file of sane size.
-func readFile(name string) (*content, error) {
+func readFile(name string) (*content, error) { return readLimited(name, longestFile) }
+
+// readLimited reads a file of at most limit bytes, which is whole MiB.
+func readLimited(name string, limit int) (*content, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -26,9 +30,9 @@ func readFile(name string) (*content, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := io.ReadAll(io.LimitReader(f, longestFile+1))
-	if err == nil && len(b) > longestFile {
-		err = &fs.PathError{Op: "read", Path: name, Err: errors.New("larger than 1 MiB")}
+	b, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err == nil && len(b) > limit {
+		err = &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("larger than %d MiB", limit>>20)}
 	}
 	return &content{b, info.Mode()}, err
 }

@@ -62,11 +62,8 @@ func keyNames[T any](keys []key[T]) []string {
 
 // expand looks up a value that is $VAR or ${VAR} as a whole and returns the variable's name too.
 func (l *loader) expand(key string, e entry) (text, variable string, ok bool) {
-	name, isVariable := strings.CutPrefix(e.value, "$")
-	if inner, found := strings.CutPrefix(name, "{"); isVariable && found {
-		name, isVariable = strings.CutSuffix(inner, "}")
-	}
-	if !isVariable || name == "" || strings.ContainsFunc(name, notVariable) {
+	name, isVariable := variableName(e.value)
+	if !isVariable {
 		return e.value, "", true
 	}
 	text, ok = l.LookupEnv(name)
@@ -74,6 +71,15 @@ func (l *loader) expand(key string, e entry) (text, variable string, ok bool) {
 		l.fault(e.line, "%s: the environment variable %s is not set", key, name)
 	}
 	return strings.TrimSpace(text), name, ok
+}
+
+// variableName returns the name in a text that is $VAR or ${VAR} as a whole.
+func variableName(s string) (name string, ok bool) {
+	name, ok = strings.CutPrefix(s, "$")
+	if inner, found := strings.CutPrefix(name, "{"); ok && found {
+		name, ok = strings.CutSuffix(inner, "}")
+	}
+	return name, ok && name != "" && !strings.ContainsFunc(name, notVariable)
 }
 
 func notVariable(r rune) bool {
@@ -116,7 +122,7 @@ func (l *loader) secretFile(name string) (string, error) {
 
 // unknownSection reports a section that no table describes.
 func (l *loader) unknownSection(s section) {
-	if isUnsupported(s.name, "") {
+	if l.format.isPlanned(s.name, "") {
 		l.fault(s.line, "[%s] is not supported by this version of culvert", s.name)
 		return
 	}
@@ -124,61 +130,46 @@ func (l *loader) unknownSection(s section) {
 		l.fault(s.line, "unknown section")
 		return
 	}
-	l.fault(s.line, "unknown section [%s]%s", s.name, didYouMean("[", Nearest(s.name, sectionNames()), "]"))
-}
-
-func sectionNames() []string {
-	names := []string{"Interface", "Peer", "Filter", "Exit", "Netmap", "Upstream", "Control"}
-	for _, u := range unsupported {
-		if !strings.Contains(u, ".") {
-			names = append(names, u)
-		}
+	if hint := l.format.foreign(s.name, ""); hint != "" {
+		l.fault(s.line, "[%s] %s", s.name, hint)
+		return
 	}
-	return names
+	l.fault(s.line, "unknown section [%s]%s", s.name, didYouMean("[", Nearest(s.name, l.format.sectionNames()), "]"))
 }
 
 // unknownKey reports a key that is not in its section's table: ignored, of another protocol, misplaced or misspelt.
 func (l *loader) unknownKey(section string, e entry, known []string) {
-	if reason, ok := ignoredKey(section, e.key); ok {
-		l.warn(e.line, "%s is ignored: %s", e.key, reason)
+	if l.format.wgQuick && l.otherProgram(section, e) {
 		return
 	}
-	if d := foreignDialect(e.key); d != nil {
-		if l.foreign != d {
-			l.fault(e.line, "%s: %s", e.key, d.message)
-		}
-		l.foreign = d
-		return
-	}
-	switch home := homeOf(e.key); {
-	case isUnsupported(section, e.key):
+	near := Nearest(e.key, known)
+	home, hint := l.format.home(e.key), l.format.foreign(section, e.key)
+	switch {
+	case l.format.isPlanned(section, e.key):
 		l.fault(e.line, "%s in [%s] is not supported by this version of culvert", e.key, section)
 	case !isWord(e.key):
 		l.fault(e.line, "not a key of [%s]", section) // not shown: the line may be a bare key that ends in =
+	case hint != "":
+		l.fault(e.line, "%s in [%s] %s", e.key, section, hint)
 	case home != "":
 		l.fault(e.line, "%s belongs in [%s], not in [%s]", e.key, home, section)
 	default:
-		l.fault(e.line, "unknown key %s in [%s]%s", e.key, section, didYouMean("", Nearest(e.key, known), ""))
+		l.fault(e.line, "unknown key %s in [%s]%s", e.key, section, didYouMean("", near, ""))
 	}
 }
 
-// homeOf returns the section that has a key, if one has.
-func homeOf(name string) string {
-	switch {
-	case findKey(peerKeys, name) != nil:
-		return "Peer"
-	case findKey(interfaceKeys, name) != nil:
-		return "Interface"
-	case findKey(filterKeys, name) != nil:
-		return "Filter"
-	case findKey(exitKeys, name) != nil:
-		return "Exit"
-	case findKey(controlKeys, name) != nil:
-		return "Control"
-	case findKey(upstreamKeys, name) != nil:
-		return "Upstream"
+// otherProgram reports a key that other programs put into wg-quick files, and whether it is one.
+func (l *loader) otherProgram(section string, e entry) bool {
+	if reason, ok := ignoredKey(section, e.key); ok {
+		l.warn(e.line, "%s is ignored: %s", e.key, reason)
+		return true
 	}
-	return ""
+	d := foreignDialect(e.key)
+	if d != nil && l.foreign != d {
+		l.fault(e.line, "%s: %s", e.key, d.message)
+		l.foreign = d
+	}
+	return d != nil
 }
 
 // isWord reports whether s may be shown: a key or section name, and too short for a secret.

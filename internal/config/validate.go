@@ -17,6 +17,8 @@ func (l *loader) finish() (*Config, error) {
 	l.checkAllowedIPs()
 	l.checkAllow()
 	l.checkUpstream()
+	l.checkRelays()
+	l.checkSTUN()
 	l.checkFilter()
 	l.checkNetmap()
 	l.sort(l.faults)

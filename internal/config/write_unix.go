@@ -19,6 +19,19 @@ func keepOwner(file string, replaced fs.FileInfo) error {
 	return os.Chown(file, int(owner.Uid), int(owner.Gid))
 }
 
+// lockFolder waits until no other process edits files of the folder. While a file is replaced it cannot be locked itself.
+func lockFolder(dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return func() {}, err
+	}
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil && !errors.Is(err, syscall.ENOLCK) && !errors.Is(err, syscall.ENOTSUP) {
+		d.Close()
+		return func() {}, err
+	}
+	return func() { d.Close() }, nil // which unlocks
+}
+
 // syncDir makes a new name survive a power failure.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

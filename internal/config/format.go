@@ -1,0 +1,72 @@
+package config
+
+// A format is the vocabulary of one kind of file: it says where a word belongs that stands in the wrong place.
+type format struct {
+	sections []string // that may stand in the file
+	planned  []string // of those, what this version does not do; see unsupported
+	home     func(key string) (section string)
+	foreign  func(section, key string) (hint string) // what a section, or a key of it, is in a file of another kind; "": nothing known
+	wgQuick  bool                                    // files of other programs are this kind too
+}
+
+// nodeFormat is that of culvert.conf.
+func nodeFormat() *format {
+	return &format{
+		sections: []string{"Interface", "Peer", "Filter", "Exit", "Netmap", "Upstream", "Relay", "STUN", "WGSTUN", "Control"},
+		planned:  unsupported,
+		wgQuick:  true,
+		home: homeIn([]home{
+			{"Peer", keyNames(peerKeys)}, {"Interface", keyNames(interfaceKeys)}, {"Filter", keyNames(filterKeys)}, {"Exit", keyNames(exitKeys)},
+			{"Control", keyNames(controlKeys)}, {"Upstream", keyNames(upstreamKeys)}, {"Netmap", keyNames(netmapKeys)},
+			{"Relay", keyNames(relayKeys)}, {"STUN", keyNames(stunKeys)}, {"WGSTUN", keyNames(wgstunKeys)},
+		}),
+		foreign: foreignIn("belongs in the configuration of culvert relay, not in a node's", []home{
+			{"Relay", keyNames(relayServerKeys)}, {"STUN", keyNames(relaySTUNKeys)}, {"WGSTUN", keyNames(relayWGSTUNKeys)},
+		}),
+	}
+}
+
+// relayFormat is that of relay.conf.
+func relayFormat() *format {
+	return &format{
+		sections: []string{"Relay", "STUN", "WGSTUN", "Control"},
+		home: homeIn([]home{
+			{"Relay", keyNames(relayServerKeys)}, {"STUN", keyNames(relaySTUNKeys)}, {"WGSTUN", keyNames(relayWGSTUNKeys)},
+			{"Control", keyNames(relayControlKeys)},
+		}),
+		foreign: foreignIn("belongs in the configuration of a node, not in that of culvert relay", []home{
+			{"Interface", nil}, {"Peer", nil}, {"Filter", nil}, {"Exit", nil}, {"Netmap", nil}, {"Upstream", nil},
+			{"Relay", keyNames(relayKeys)}, {"STUN", keyNames(stunKeys)}, {"WGSTUN", keyNames(wgstunKeys)}, {"Control", keyNames(controlKeys)},
+		}),
+	}
+}
+
+// home is a section and its keys.
+type home struct {
+	section string
+	keys    []string
+}
+
+// homeIn returns a function that finds the first section that has a key, "" where none has.
+func homeIn(list []home) func(key string) string {
+	return func(key string) string {
+		for _, h := range list {
+			if hasName(h.keys, key) {
+				return h.section
+			}
+		}
+		return ""
+	}
+}
+
+// foreignIn returns a function that knows the sections of another kind of file, and what to say of them.
+func foreignIn(hint string, list []home) func(section, key string) string {
+	return func(section, key string) string {
+		for _, h := range list {
+			if hasName([]string{h.section}, section) && (key == "" || hasName(h.keys, key)) {
+				return hint
+			}
+		}
+		return ""
+	}
+}
