@@ -126,6 +126,8 @@ func (e *udpEndpoint) SrcToString() string { return e.SrcIP().String() }
 // DstIP implements conn.Endpoint.
 func (e *udpEndpoint) DstIP() netip.Addr { return e.dst.Addr() }
 
+func (e *udpEndpoint) addrPort() netip.AddrPort { return e.dst }
+
 // DstToString implements conn.Endpoint.
 func (e *udpEndpoint) DstToString() string { return e.dst.String() }
 

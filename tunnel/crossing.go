@@ -1,6 +1,9 @@
 package tunnel
 
-import "time"
+import (
+	"bytes"
+	"time"
+)
 
 // Crossing handshakes.
 //
@@ -29,17 +32,52 @@ const (
 	crossWindowHigher = 2 * time.Second
 	crossWindowLower  = 4 * time.Second
 
-	// maxCopies bounds what forged initiations can make us send.
+	// maxCopies bounds what forged initiations can make us send by one way.
 	maxCopies = 2
 )
 
+// Where an initiation goes two ways, by UDP and by the relay, both ends see two copies of one message. Each way then is
+// judged by itself: a copy by the other way is no sign that the other end insists, so that the end with the higher key gives
+// way only when an initiation comes by a way for the second time. (That may also be one that is repeated for want of an
+// answer: no harm, since the end with the lower key goes on refusing all the same.) Whichever way the handshake is
+// completed by, the same of the two initiations wins at both ends.
+//
+// An initiation by the relay also tells whose it is: it crosses ours even if that went by UDP alone, and a copy of it is
+// known again by UDP from wherever. An initiation by UDP that came from where ours did not go and was not seen by the relay
+// before cannot be told from a stranger's and is let in. It then is the one that wins, since the other end, which knows ours
+// by the relay, refuses that.
+
 // ownInitiation is an initiation of ours that is not answered yet.
 type ownInitiation struct {
-	sent    time.Time
-	index   uint32
-	lower   bool // our public key is the lower one
-	refused bool // an initiation of the peer was refused for this one
-	copies  int  // sent since
+	sent  time.Time
+	index uint32
+	lower bool // our public key is the lower one
+	ways  [3]way
+
+	theirs initiationID // the peer's that was refused last for this one
+}
+
+// way is an endpoint that an initiation goes to, or that the peer's came from. An empty endpoint stands for none.
+type way struct {
+	endpoint string
+	sent     time.Time // when the initiation went there first; zero: not yet
+	copies   int       // sent since, to insist
+	repeated bool      // and for want of an answer
+	refused  bool      // an initiation from there was refused
+}
+
+// wayTo returns the way with an endpoint, making it if there is room; nil if there is none.
+func (o *ownInitiation) wayTo(endpoint string) *way {
+	for i := range o.ways {
+		w := &o.ways[i]
+		if w.endpoint == "" {
+			w.endpoint = endpoint
+		}
+		if w.endpoint == endpoint {
+			return w
+		}
+	}
+	return nil
 }
 
 type verdict uint8
@@ -50,19 +88,108 @@ const (
 	insist                // drop it and send our own again
 )
 
-// judge decides about an initiation that came from where o was sent to.
-func (o *ownInitiation) judge(now time.Time) verdict {
+// judge decides about an initiation that came by w.
+func (o *ownInitiation) judge(w *way, now time.Time) verdict {
 	window := crossWindowHigher
 	if o.lower {
 		window = crossWindowLower
 	}
-	if now.Sub(o.sent) >= window || o.refused && !o.lower {
+	if now.Sub(o.sent) >= window || w.refused && !o.lower {
 		return letIn
 	}
-	o.refused = true
-	if o.copies == maxCopies {
+	w.refused = true
+	if w.copies == maxCopies {
 		return refuse
 	}
-	o.copies++
+	if w.sent.IsZero() {
+		w.sent = now
+	} else {
+		w.copies++
+	}
 	return insist
+}
+
+// roundTrip tells how long the answer that came from an endpoint took, zero if it is not known which copy was answered
+// (RFC 6298 section 3). A peer answers to where a message came from, but may do so from elsewhere.
+func (o *ownInitiation) roundTrip(endpoint string, now time.Time) time.Duration {
+	var answered *way
+	sent := 0
+	for i := range o.ways {
+		w := &o.ways[i]
+		if w.sent.IsZero() {
+			continue
+		}
+		sent++
+		if answered == nil || w.endpoint == endpoint {
+			answered = w
+		}
+	}
+	if answered == nil || answered.copies > 0 || answered.repeated || sent > 1 && answered.endpoint != endpoint {
+		return 0
+	}
+	return now.Sub(answered.sent)
+}
+
+// gotInitiation judges an incoming initiation. With insist it returns a copy of ours, to be sent to where it came from.
+func (h *handshakes) gotInitiation(msg []byte, endpoint string, now time.Time) (v verdict, ours []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.wasRefused(msg, now) {
+		return refuse, nil
+	}
+	p := h.initiator(msg, endpoint)
+	if p == nil || !h.selfTo.addressed(msg) {
+		return letIn, nil
+	}
+	w := p.own.wayTo(endpoint)
+	if w == nil {
+		return letIn, nil
+	}
+	h.byEndpoint[endpoint] = p
+	if v = p.own.judge(w, now); v == letIn {
+		h.settleOwn(p)
+		h.forgetTheirs(p)
+		return v, nil
+	}
+	h.forgetTheirs(p)
+	p.own.theirs = initiationOf(msg)
+	h.byTheirs[p.own.theirs.index] = p
+	h.refusals.Store(int32(len(h.byTheirs)))
+	if v == insist {
+		ours = bytes.Clone(p.message)
+	}
+	return v, ours
+}
+
+// wasRefused reports whether an initiation is a late copy of one that was refused for ours, which was answered since. It
+// would undo what the answer made.
+func (h *handshakes) wasRefused(msg []byte, now time.Time) bool {
+	p := h.byTheirs[senderIndex(msg)]
+	return p != nil && !p.waiting && p.own.theirs == initiationOf(msg) && now.Sub(p.own.sent) < crossWindowLower
+}
+
+// initiator finds the peer that an initiation is from, if that can be told and one of ours waits for its answer: by where it
+// comes from, or because a copy of it came from there before.
+func (h *handshakes) initiator(msg []byte, endpoint string) *peerHandshake {
+	if p := h.byEndpoint[endpoint]; p != nil {
+		return p
+	}
+	p := h.byTheirs[senderIndex(msg)]
+	if key, ok := relayedKey(endpoint); ok {
+		p = h.peers[key]
+	} else if p != nil && p.own.theirs != initiationOf(msg) {
+		p = nil
+	}
+	if p == nil || !p.waiting {
+		return nil
+	}
+	return p
+}
+
+// forgetTheirs forgets the initiation of the peer that was refused last, if any.
+func (h *handshakes) forgetTheirs(p *peerHandshake) {
+	if h.byTheirs[p.own.theirs.index] == p {
+		delete(h.byTheirs, p.own.theirs.index)
+		h.refusals.Store(int32(len(h.byTheirs)))
+	}
 }

@@ -27,12 +27,12 @@ type endpoints struct {
 	resolve  func(ctx context.Context, host string) ([]netip.Addr, error)
 	snapshot func() (map[wgkey.Public]PeerStats, error)
 	apply    func(key wgkey.Public, configured string, to netip.AddrPort, fresh bool) error // as Tunnel.applyEndpoint
+	offer    func(key wgkey.Public, configured string, to netip.AddrPort, soon bool) error  // as Tunnel.offerEndpoint
 
 	wake chan struct{}
 
 	mu      sync.Mutex // guards the following
-	wanted  []Peer
-	renewed bool // wanted is new
+	changed map[wgkey.Public]peerNews
 	silent  map[wgkey.Public]bool
 
 	targets map[wgkey.Public]*target
@@ -40,6 +40,12 @@ type endpoints struct {
 	busy    int // look-ups under way
 	state   map[wgkey.Public]PeerStats
 	stateAt time.Time
+}
+
+// peerNews is a peer as configured anew; without Endpoint it is of no interest here, as one that is gone.
+type peerNews struct {
+	peer    Peer
+	created bool // the device has it since now: what was known of one with its key is void
 }
 
 // target is a peer with an Endpoint.
@@ -57,6 +63,7 @@ type target struct {
 	addrs    []netip.Addr   // the last one
 	moved    bool           // configured anew: the first answer counts even if the peer is alive elsewhere
 	applied  time.Time      // when the device was last given an endpoint
+	offered  netip.AddrPort // where to look for the peer while it is relayed
 	worked   netip.AddrPort // where the last handshake was seen to succeed
 }
 
@@ -67,25 +74,32 @@ type answer struct {
 }
 
 func newEndpoints(log *slog.Logger, resolve func(context.Context, string) ([]netip.Addr, error),
-	snapshot func() (map[wgkey.Public]PeerStats, error), apply func(wgkey.Public, string, netip.AddrPort, bool) error) *endpoints {
+	snapshot func() (map[wgkey.Public]PeerStats, error), apply, offer func(wgkey.Public, string, netip.AddrPort, bool) error) *endpoints {
 	return &endpoints{
-		log: log, resolve: resolve, snapshot: snapshot, apply: apply,
+		log: log, resolve: resolve, snapshot: snapshot, apply: apply, offer: offer,
 		wake:    make(chan struct{}, 1),
+		changed: map[wgkey.Public]peerNews{},
 		silent:  map[wgkey.Public]bool{},
 		targets: map[wgkey.Public]*target{},
 		answers: make(chan answer),
 	}
 }
 
-// setPeers tells which peers there are. Literal endpoints are expected to be in the device already.
-func (e *endpoints) setPeers(peers []Peer) {
+// update tells of peers that were configured. Literal endpoints are expected to be in the device already.
+func (e *endpoints) update(news []peerNews) {
+	if len(news) == 0 {
+		return
+	}
 	e.mu.Lock()
-	e.wanted, e.renewed = peers, true
+	for _, n := range news {
+		n.created = n.created || e.changed[n.peer.PublicKey].created
+		e.changed[n.peer.PublicKey] = n
+	}
 	e.mu.Unlock()
 	e.nudge()
 }
 
-// failing tells that a peer does not answer. It never blocks.
+// failing tells that a peer does not answer, or is not served by UDP. It never blocks.
 func (e *endpoints) failing(key wgkey.Public) {
 	e.mu.Lock()
 	e.silent[key] = true
@@ -129,18 +143,18 @@ func (e *endpoints) run(ctx context.Context) {
 // take turns what others have told into plans.
 func (e *endpoints) take(now time.Time) {
 	e.mu.Lock()
-	peers, renewed, silent := e.wanted, e.renewed, e.silent
-	e.renewed = false
-	e.silent = map[wgkey.Public]bool{}
+	changed, silent := e.changed, e.silent
+	e.changed, e.silent = map[wgkey.Public]peerNews{}, map[wgkey.Public]bool{}
 	e.mu.Unlock()
 
-	if renewed {
-		old := e.targets
-		e.targets = make(map[wgkey.Public]*target, len(peers))
-		for _, p := range peers {
-			if p.Endpoint != "" {
-				e.targets[p.PublicKey] = newTarget(p, old[p.PublicKey], now)
-			}
+	for key, n := range changed {
+		switch old := e.targets[key]; {
+		case n.peer.Endpoint == "":
+			delete(e.targets, key)
+		case n.created:
+			e.targets[key] = newTarget(n.peer, nil, now)
+		default:
+			e.targets[key] = newTarget(n.peer, old, now)
 		}
 	}
 	for key := range silent {
@@ -160,7 +174,7 @@ func newTarget(p Peer, old *target, now time.Time) *target {
 	if t.host != "" {
 		t.due = now
 	} else {
-		t.resolved, t.applied = true, now
+		t.resolved, t.applied, t.offered = true, now, t.literal
 	}
 	return t
 }
@@ -230,8 +244,12 @@ func (e *endpoints) answered(a answer, now time.Time) {
 		e.log.Warn("endpoint not checked", keyPeer, t.peer.label(), keyErr, err)
 		return
 	}
-	if s.LastHandshake.After(t.applied) {
+	if s.LastHandshake.After(t.applied) && s.Endpoint.IsValid() {
 		t.worked = s.Endpoint
+	}
+	if s.Relayed {
+		e.suggest(t, nextEndpoint(endpointsOf(a.addrs, t.port), t.offered, t.worked), first)
+		return
 	}
 	to := nextEndpoint(endpointsOf(a.addrs, t.port), s.Endpoint, t.worked)
 	switch {
@@ -246,6 +264,21 @@ func (e *endpoints) answered(a answer, now time.Time) {
 	}
 }
 
+// suggest names the address to try for a relayed peer. That does not move the peer, which may be well served: a handshake by
+// UDP does, when it succeeds.
+func (e *endpoints) suggest(t *target, to netip.AddrPort, first bool) {
+	t.moved = false
+	if to == t.offered {
+		return
+	}
+	if err := e.offer(t.peer.PublicKey, t.peer.Endpoint, to, first); err != nil {
+		e.log.Warn("endpoint not applied", keyPeer, t.peer.label(), keyEndpoint, to, keyErr, err)
+		return
+	}
+	t.offered = to
+	e.log.Debug("endpoint to try while relayed", keyPeer, t.peer.label(), keyEndpoint, to)
+}
+
 // set gives the device an endpoint. A session that the peer may still have goes on there; without one, it is time for a
 // handshake.
 func (e *endpoints) set(t *target, to netip.AddrPort, s PeerStats, now time.Time) {
@@ -254,7 +287,7 @@ func (e *endpoints) set(t *target, to netip.AddrPort, s PeerStats, now time.Time
 		e.log.Warn("endpoint not applied", keyPeer, t.peer.label(), keyEndpoint, to, keyErr, err)
 		return
 	}
-	t.applied = now
+	t.applied, t.offered = now, to
 	e.state = nil
 	e.log.Info("endpoint set", keyPeer, t.peer.label(), keyEndpoint, to)
 }

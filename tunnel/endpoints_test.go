@@ -83,14 +83,14 @@ func inWorld(t *testing.T, endpoint string, keepalive int, f func(t *testing.T, 
 			t.Fatal(err)
 		}
 		defer w.peer.Close()
-		pin(w.peer.dev, w.peer.peers...)
+		pin(w.peer.dev, peersOf(w.peer)...)
 		w.caller.Tunnel, err = New(w.caller.tun.TUN(), Config{PrivateKey: ka, Bind: w.net.bind("192.0.2.1:1000"), Logger: w.caller.log.logger(), Resolve: w.dns.resolve,
 			Peers: []Peer{w.callersPeer(endpoint, keepalive)}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer w.caller.Close()
-		pin(w.caller.dev, w.caller.peers...)
+		pin(w.caller.dev, peersOf(w.caller)...)
 		if err := w.peer.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -46,19 +46,30 @@ func newTestHandshakes(t *testing.T) (h *handshakes, self, peer wgkey.Public) {
 	lower, higher := keyPair(t)
 	self, peer = lower.Public(), higher.Public()
 	h = newHandshakes(self)
-	h.setPeers([]wgkey.Public{peer, newKey(t).Public(), newKey(t).Public()})
+	for _, key := range []wgkey.Public{peer, newKey(t).Public(), newKey(t).Public()} {
+		h.add(key)
+	}
 	return h, self, peer
+}
+
+// sentInitiation notes an initiation that goes where it is meant to go.
+func (h *handshakes) sentInitiation(msg []byte, endpoint string, now time.Time) (key wgkey.Public, failing bool) {
+	a, ok := h.begin(msg, endpoint, now)
+	if ok {
+		h.goes(a.key, a.index, endpoint, now)
+	}
+	return a.key, a.failing
 }
 
 func TestRTTOfInitiator(t *testing.T) {
 	h, _, peer := newTestHandshakes(t)
 	h.sentInitiation(message(typeInitiation, 7, 0, peer), "x", at(0))
-	h.gotAnswer(message(typeResponse, 1, 8, peer), at(10))
+	h.gotAnswer(message(typeResponse, 1, 8, peer), "x", at(10))
 	if got := h.rtt(peer); got != 0 {
 		t.Errorf("an answer to something else counts: %v", got)
 	}
-	h.gotAnswer(message(typeResponse, 1, 7, peer), at(30))
-	h.gotAnswer(message(typeResponse, 1, 7, peer), at(90))
+	h.gotAnswer(message(typeResponse, 1, 7, peer), "x", at(30))
+	h.gotAnswer(message(typeResponse, 1, 7, peer), "x", at(90))
 	if got := h.rtt(peer); got != 30*time.Millisecond {
 		t.Errorf("RTT %v, want 30 ms", got)
 	}
@@ -70,9 +81,9 @@ func TestRTTOfInitiator(t *testing.T) {
 func TestRTTOfResponder(t *testing.T) {
 	h, _, peer := newTestHandshakes(t)
 	h.sentResponse(message(typeResponse, 9, 1, peer), "x", at(0))
-	h.gotTransport(8, at(10))
-	h.gotTransport(9, at(25))
-	h.gotTransport(9, at(99))
+	h.gotTransport(8, false, at(10))
+	h.gotTransport(9, false, at(25))
+	h.gotTransport(9, false, at(99))
 	if got := h.rtt(peer); got != 25*time.Millisecond {
 		t.Errorf("RTT %v, want 25 ms", got)
 	}
@@ -80,7 +91,7 @@ func TestRTTOfResponder(t *testing.T) {
 		t.Error("the response still waits")
 	}
 	h.sentResponse(message(typeResponse, 10, 1, peer), "x", at(1000))
-	h.gotTransport(11, at(1000+int(confirmWithin/time.Millisecond)))
+	h.gotTransport(11, false, at(1000+int(confirmWithin/time.Millisecond)))
 	if h.unconfirmed.Load() != 0 {
 		t.Error("a response that nobody confirms slows the receive path for ever")
 	}
@@ -94,7 +105,7 @@ func TestRepeatedInitiationGivesNoRTT(t *testing.T) {
 	if v != insist || string(again) != string(ours) {
 		t.Fatalf("verdict %d, message %x", v, again)
 	}
-	h.gotAnswer(message(typeResponse, 1, 7, peer), at(30))
+	h.gotAnswer(message(typeResponse, 1, 7, peer), "x", at(30))
 	if got := h.rtt(peer); got != 0 {
 		t.Errorf("RTT %v although it is not known which copy was answered", got)
 	}
@@ -113,20 +124,20 @@ func TestOnlyCrossingInitiationsAreRefused(t *testing.T) {
 		{"from elsewhere", nil, theirs, "y", letIn},
 		{"noise that only looks like an initiation", nil, func(wgkey.Public) []byte { return make([]byte, initiationLen) }, "x", letIn},
 		{"after the answer to ours", func(h *handshakes, _, peer wgkey.Public) {
-			h.gotAnswer(message(typeResponse, 1, 7, peer), at(5))
+			h.gotAnswer(message(typeResponse, 1, 7, peer), "x", at(5))
 		}, theirs, "x", letIn},
 		{"after a cookie: ours was not accepted", func(h *handshakes, _, peer wgkey.Public) {
-			h.gotAnswer(message(typeCookie, 0, 7, peer), at(5))
+			h.gotAnswer(message(typeCookie, 0, 7, peer), "x", at(5))
 		}, theirs, "x", letIn},
 		{"after we have answered theirs", func(h *handshakes, _, peer wgkey.Public) {
 			h.sentResponse(message(typeResponse, 9, 1, peer), "x", at(5))
 		}, theirs, "x", letIn},
-		{"after the peer was removed", func(h *handshakes, _, peer wgkey.Public) { h.setPeers(nil) }, theirs, "x", letIn},
+		{"after the peer was removed", func(h *handshakes, _, peer wgkey.Public) { h.remove(peer) }, theirs, "x", letIn},
 		{"from where ours went before it went elsewhere", func(h *handshakes, _, peer wgkey.Public) {
 			h.sentInitiation(message(typeInitiation, 8, 0, peer), "y", at(5))
 		}, theirs, "x", letIn},
 		{"when ours was for a stranger", func(h *handshakes, _, peer wgkey.Public) {
-			h.setPeers(nil)
+			h.remove(peer)
 			h.sentInitiation(message(typeInitiation, 8, 0, peer), "x", at(5))
 		}, theirs, "x", letIn},
 	} {
@@ -161,12 +172,12 @@ func TestFailingAfterTenSeconds(t *testing.T) {
 	if try(600_000, 4) {
 		t.Error("failing at the first attempt after a long pause")
 	}
-	h.gotAnswer(message(typeResponse, 1, 4, peer), at(600_100))
+	h.gotAnswer(message(typeResponse, 1, 4, peer), "x", at(600_100))
 	if try(610_000, 9) {
 		t.Error("failing although the last one was answered")
 	}
 	h.sentResponse(message(typeResponse, 40, 1, peer), "x", at(612_000))
-	h.gotTransport(40, at(612_050))
+	h.gotTransport(40, false, at(612_050))
 	if try(620_000, 10) {
 		t.Error("failing although the peer's own initiation succeeded")
 	}
@@ -242,7 +253,7 @@ func BenchmarkWireReceive(b *testing.B) {
 	for i := range bufs {
 		sizes[i] = copy(bufs[i], msg)
 	}
-	recv := w.receiver(func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) { return len(bufs), nil })
+	recv := w.receiver(func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) { return len(bufs), nil }, addrPortOf)
 	b.ReportAllocs()
 	for i := 0; i < b.N; i += 128 { // ns/op is per packet
 		recv(bufs, sizes, eps)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
+
+	"culvert.dev/culvert/internal/wgkey"
 )
 
 // Attribute keys.
@@ -28,8 +30,8 @@ const (
 // repeatAfter is the least time between two warnings of one kind: some are raised for every packet.
 const repeatAfter = 10 * time.Second
 
-// lines turns wireguard-go's printf logging into slog records. wireguard-go names peers by an abbreviated public key and
-// prints no other key.
+// lines turns wireguard-go's printf logging into slog records. wireguard-go names peers by an abbreviated public key; relay
+// endpoints, which hold the whole key, are abbreviated here.
 type lines struct {
 	log *slog.Logger
 
@@ -49,7 +51,7 @@ func bridge(log *slog.Logger) *device.Logger {
 
 func (l *lines) verbosef(format string, args ...any) {
 	if l.log.Enabled(context.Background(), slog.LevelDebug) {
-		l.log.Debug(fmt.Sprintf(format, args...))
+		l.log.Debug(abbreviate(fmt.Sprintf(format, args...)))
 	}
 }
 
@@ -66,7 +68,20 @@ func (l *lines) errorf(format string, args ...any) {
 	if skipped > 0 {
 		attrs = []any{keyRepeated, skipped}
 	}
-	l.log.Warn(fmt.Sprintf(format, args...), attrs...)
+	l.log.Warn(abbreviate(fmt.Sprintf(format, args...)), attrs...)
+}
+
+// abbreviate puts the short form of the key in the place of the text of a relay endpoint, if there is one.
+func abbreviate(line string) string {
+	before, rest, ok := strings.Cut(line, relayScheme)
+	if !ok || len(rest) < 2*wgkey.Size {
+		return line
+	}
+	key, ok := parseRelayText(relayScheme + rest[:2*wgkey.Size])
+	if !ok {
+		return line
+	}
+	return before + relayScheme + key.Short() + rest[2*wgkey.Size:]
 }
 
 // due reports whether a line with this format may be written, and how many were left out before it. The formats are

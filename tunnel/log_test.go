@@ -44,6 +44,21 @@ func TestLogBridge(t *testing.T) {
 	})
 }
 
+func TestRelayEndpointsAreAbbreviatedInTheLog(t *testing.T) {
+	key := newKey(t).Public()
+	for in, want := range map[string]string{
+		"from " + relayText(key) + ", twice": "from relay:" + key.Short() + ", twice",
+		relayText(key):                       "relay:" + key.Short(),
+		"relay:" + strings.Repeat("x", 64):   "relay:" + strings.Repeat("x", 64),
+		"relay: none":                        "relay: none",
+		"nothing of the kind":                "nothing of the kind",
+	} {
+		if got := abbreviate(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
 // eventTUN is a tun.Device that only has events.
 type eventTUN struct {
 	tun.Device

@@ -168,6 +168,15 @@ func newKey(t testing.TB) wgkey.Private {
 	return k
 }
 
+func setOf(t testing.TB, peers ...Peer) peerSet {
+	t.Helper()
+	set, err := newPeerSet(wgkey.Public{}, peers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
 // pinned keeps wireguard-go's peers from the garbage collector: their queues have finalizers, which run outside of the
 // bubble that the queues were made in, and that is fatal.
 var pinned struct {
@@ -206,7 +215,7 @@ func stockNode(t testing.TB, bind conn.Bind, key wgkey.Private, peers ...Peer) n
 	t.Helper()
 	ch := tuntest.NewChannelTUN()
 	dev := device.NewDevice(steady(ch.TUN()), bind, &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf})
-	if err := dev.IpcSet(deviceText(key) + updateText(diffPeers(nil, peers))); err != nil {
+	if err := dev.IpcSet(deviceText(key) + updateText(diffPeers(peerSet{}, setOf(t, peers...), false))); err != nil {
 		t.Fatal(err)
 	}
 	pin(dev, peers...)
@@ -228,4 +237,11 @@ func connected(t testing.TB, nodes ...node) bool {
 		}
 	}
 	return true
+}
+
+func peersOf(e *end) (out []Peer) {
+	for _, p := range e.peers.list {
+		out = append(out, *p)
+	}
+	return out
 }

@@ -41,6 +41,16 @@ func receiverIndex(msg []byte) uint32 {
 	return binary.LittleEndian.Uint32(msg[4:8])
 }
 
+// initiationID tells initiations apart.
+type initiationID struct {
+	index uint32
+	mac1  [blake2s.Size128]byte
+}
+
+func initiationOf(msg []byte) initiationID {
+	return initiationID{senderIndex(msg), [blake2s.Size128]byte(msg[initiationLen-macsLen:])}
+}
+
 // macKey verifies the mac1 of handshake messages addressed to one public key: HASH("mac1----" || key).
 type macKey [blake2s.Size]byte
 

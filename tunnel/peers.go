@@ -1,218 +1,156 @@
 package tunnel
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"slices"
-	"strconv"
 
+	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 
 	"culvert.dev/culvert/internal/wgkey"
 )
 
 // SetPeers replaces the peers. What does not change is left alone: a peer keeps its session, its counters, and an endpoint
-// that it roamed to, unless its Endpoint is configured anew. A prefix may move from one peer to another. If SetPeers returns
-// an error before anything was applied, which is so for every fault in peers, nothing has changed.
+// that it roamed to, unless its Endpoint is configured anew; without one it is then reached by the relay. A prefix may move
+// from one peer to another. If SetPeers returns an error before anything was applied, which is so for every fault in peers,
+// nothing has changed.
 func (t *Tunnel) SetPeers(peers []Peer) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.isClosed() {
 		return fmt.Errorf("set peers: %w", errClosed)
 	}
-	if err := checkPeers(t.self, peers); err != nil {
-		return fmt.Errorf("set peers: %w", err)
+	set, err := newPeerSet(t.self, peers)
+	if err == nil {
+		err = t.applyLocked(set)
 	}
-	if err := t.setPeersLocked(peers); err != nil {
+	if err != nil {
 		return fmt.Errorf("set peers: %w", err)
 	}
 	return nil
 }
 
-// setPeersLocked applies peers that have been checked.
-func (t *Tunnel) setPeersLocked(peers []Peer) error {
-	peers = slices.Clone(peers)
-	keys := make([]wgkey.Public, len(peers))
-	for i := range peers {
-		peers[i].AllowedIPs = canonical(peers[i].AllowedIPs)
-		keys[i] = peers[i].PublicKey
-		if ep, _ := parseHostPort(peers[i].Endpoint); ep.literal.IsValid() {
-			if _, err := t.wire.ParseEndpoint(ep.literal.String()); err != nil {
-				return fmt.Errorf("peer %s: endpoint %q: %w", peers[i].label(), peers[i].Endpoint, err)
-			}
-		}
+// AddPeer adds a peer, or changes the one with its key as SetPeers would. The others are not touched, and the cost does not
+// depend on how many there are. A fault in p changes nothing.
+func (t *Tunnel) AddPeer(p Peer) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.isClosed() {
+		return fmt.Errorf("add peer: %w", errClosed)
 	}
-	// A new peer may initiate as soon as the device knows it, so that the handshakes are told first.
-	t.shakes.setPeers(keys)
-	if err := t.configure(updateText(diffPeers(t.peers, peers))); err != nil {
+	if err := t.addLocked(&p); err != nil {
+		return fmt.Errorf("add peer: %w", err)
+	}
+	return nil
+}
+
+func (t *Tunnel) addLocked(p *Peer) error {
+	if err := t.peers.check(t.self, p); err != nil {
 		return err
 	}
-	t.peers = peers
-	t.names.setPeers(peers)
-	return nil
-}
-
-// diffPeers returns the updates that lead from old to new. Prefixes are added before they are dropped elsewhere, so that
-// one that moves between peers is never without an owner: wireguard-go gives it to the last that adds it, and ignores the
-// removal by a peer that no longer has it.
-func diffPeers(old, new []Peer) []peerUpdate {
-	before := make(map[wgkey.Public]*Peer, len(old))
-	for i := range old {
-		before[old[i].PublicKey] = &old[i]
-	}
-	var first, last []peerUpdate
-	for i := range new {
-		n := &new[i]
-		o := before[n.PublicKey]
-		delete(before, n.PublicKey)
-		if o == nil {
-			first = append(first, creation(n))
-			continue
-		}
-		u, changed := change(o, n)
-		if changed {
-			first = append(first, u)
-		}
-		if drop := without(o.AllowedIPs, n.AllowedIPs); len(drop) > 0 {
-			last = append(last, peerUpdate{key: n.PublicKey, drop: drop})
-		}
-	}
-	for i := range old {
-		if before[old[i].PublicKey] != nil {
-			last = append(last, peerUpdate{key: old[i].PublicKey, remove: true})
-		}
-	}
-	return append(first, last...)
-}
-
-// creation returns the update that adds a peer. An endpoint by name follows when it is resolved.
-func creation(n *Peer) peerUpdate {
-	u := peerUpdate{key: n.PublicKey, create: true, keepalive: &n.Keepalive, add: n.AllowedIPs}
-	if !n.Preshared.IsZero() {
-		u.preshared = &n.Preshared
-	}
-	ep, _ := parseHostPort(n.Endpoint)
-	u.endpoint = ep.literal
-	return u
-}
-
-// change returns the update from o to n but for prefixes that go away.
-func change(o, n *Peer) (u peerUpdate, changed bool) {
-	u.key = n.PublicKey
-	if o.Preshared != n.Preshared {
-		u.preshared, changed = &n.Preshared, true
-	}
-	if o.Keepalive != n.Keepalive {
-		u.keepalive, changed = &n.Keepalive, true
-	}
-	if ep, _ := parseHostPort(n.Endpoint); o.Endpoint != n.Endpoint && ep.literal.IsValid() {
-		u.endpoint, changed = ep.literal, true
-	}
-	if u.add = without(n.AllowedIPs, o.AllowedIPs); len(u.add) > 0 {
-		changed = true
-	}
-	return u, changed
-}
-
-// without returns the elements of a that are not in b.
-func without(a, b []netip.Prefix) []netip.Prefix {
-	in := make(map[netip.Prefix]bool, len(b))
-	for _, p := range b {
-		in[p] = true
-	}
-	var out []netip.Prefix
-	for _, p := range a {
-		if !in[p] {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-// canonical masks prefixes and drops repeated ones.
-func canonical(prefixes []netip.Prefix) []netip.Prefix {
-	seen := make(map[netip.Prefix]bool, len(prefixes))
-	out := make([]netip.Prefix, 0, len(prefixes))
-	for _, p := range prefixes {
-		p = p.Masked()
-		if !seen[p] {
-			seen[p] = true
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-// checkPeers finds what wireguard-go would refuse or silently resolve in its own way.
-func checkPeers(self wgkey.Public, peers []Peer) error {
-	byKey := map[wgkey.Public]*Peer{}
-	owner := map[netip.Prefix]*Peer{}
-	for i := range peers {
-		p := &peers[i]
-		switch other := byKey[p.PublicKey]; {
-		case p.PublicKey.IsZero():
-			return fmt.Errorf("peer %s: no public key", p.label())
-		case p.PublicKey == self:
-			return fmt.Errorf("peer %s: its public key is this node's own", p.label())
-		case other != nil:
-			return fmt.Errorf("peer %s: same public key as peer %s", p.label(), other.label())
-		case p.Keepalive < 0 || p.Keepalive > 65535:
-			return fmt.Errorf("peer %s: keepalive %d s: want 0 to 65535", p.label(), p.Keepalive)
-		}
-		byKey[p.PublicKey] = p
-		if _, err := parseHostPort(p.Endpoint); err != nil {
-			return fmt.Errorf("peer %s: endpoint %q: %w", p.label(), p.Endpoint, err)
-		}
-		for _, prefix := range p.AllowedIPs {
-			if !prefix.IsValid() {
-				return fmt.Errorf("peer %s: invalid prefix in AllowedIPs", p.label())
-			}
-			prefix = prefix.Masked()
-			if other := owner[prefix]; other != nil && other != p {
-				return fmt.Errorf("peer %s: AllowedIPs %s belongs to peer %s", p.label(), prefix, other.label())
-			}
-			owner[prefix] = p
-		}
-	}
-	return nil
-}
-
-func (p *Peer) label() string {
-	if p.Name != "" {
-		return p.Name
-	}
-	return p.PublicKey.Short()
-}
-
-// hostPort is a parsed Endpoint: a literal address, or a host name, or neither if there is none.
-type hostPort struct {
-	literal netip.AddrPort
-	host    string
-	port    uint16
-}
-
-func parseHostPort(s string) (hostPort, error) {
-	if s == "" {
-		return hostPort{}, nil
-	}
-	host, service, err := net.SplitHostPort(s)
+	direct, err := t.literal(p)
 	if err != nil {
-		return hostPort{}, errors.New("want host:port, an IPv6 address in brackets")
+		return err
 	}
-	n, err := strconv.ParseUint(service, 10, 16)
-	if err != nil || n == 0 {
-		return hostPort{}, errors.New("want a port from 1 to 65535")
+	old, n := t.peers.byKey[p.PublicKey], p.canonical()
+	t.expect(old, n, direct)
+	first, last := diffPeer(old, n, t.wire.link != nil)
+	if err := t.configure(updateText(append(first, last...))); err != nil {
+		return err
 	}
-	port := uint16(n)
-	if a, err := netip.ParseAddr(host); err == nil {
-		return hostPort{literal: netip.AddrPortFrom(a.Unmap(), port), port: port}, nil
+	t.peers.put(n)
+	t.names.update(newsOf(nil, old, n))
+	return nil
+}
+
+// RemovePeer removes the peer with a key, if there is one, at a cost that does not depend on the others.
+func (t *Tunnel) RemovePeer(key wgkey.Public) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.isClosed() {
+		return fmt.Errorf("remove peer: %w", errClosed)
 	}
-	if host == "" {
-		return hostPort{}, errors.New("no host")
+	if t.peers.byKey[key] == nil {
+		return nil
 	}
-	return hostPort{host: host, port: port}, nil
+	if err := t.configure(updateText([]peerUpdate{{key: key, remove: true}})); err != nil {
+		return fmt.Errorf("remove peer: %w", err)
+	}
+	t.forget(key)
+	t.names.update(newsOf(nil, t.peers.remove(key), nil))
+	return nil
+}
+
+// applyLocked leads from t.peers to another set.
+func (t *Tunnel) applyLocked(peers peerSet) error {
+	directs := make([]conn.Endpoint, len(peers.list))
+	for i, p := range peers.list {
+		var err error
+		if directs[i], err = t.literal(p); err != nil {
+			return err
+		}
+	}
+	for i, p := range peers.list {
+		t.expect(t.peers.byKey[p.PublicKey], p, directs[i])
+	}
+	if err := t.configure(updateText(diffPeers(t.peers, peers, t.wire.link != nil))); err != nil {
+		return err
+	}
+	old := t.peers
+	t.peers = peers
+	var news []peerNews
+	for _, p := range peers.list {
+		news = newsOf(news, old.byKey[p.PublicKey], p)
+	}
+	for _, p := range old.list {
+		if peers.byKey[p.PublicKey] == nil {
+			t.forget(p.PublicKey)
+			news = newsOf(news, p, nil)
+		}
+	}
+	t.names.update(news)
+	return nil
+}
+
+// literal returns the endpoint of a peer whose Endpoint is an address, else nil.
+func (t *Tunnel) literal(p *Peer) (conn.Endpoint, error) {
+	ep, _ := parseHostPort(p.Endpoint)
+	if !ep.literal.IsValid() {
+		return nil, nil
+	}
+	direct, err := t.wire.Bind.ParseEndpoint(ep.literal.String())
+	if err != nil {
+		return nil, fmt.Errorf("peer %s: endpoint %q: %w", p.label(), p.Endpoint, err)
+	}
+	return direct, nil
+}
+
+// expect prepares for a peer that the device is about to have: it may initiate as soon as the device knows it. A peer that
+// stays keeps what is known of it.
+func (t *Tunnel) expect(old, p *Peer, direct conn.Endpoint) {
+	if old == nil {
+		t.shakes.add(p.PublicKey)
+	}
+	if old == nil || old.Endpoint != p.Endpoint {
+		t.wire.link.add(p.PublicKey, direct)
+	}
+}
+
+// forget drops what is kept of a peer beside the device.
+func (t *Tunnel) forget(key wgkey.Public) {
+	t.shakes.remove(key)
+	t.wire.link.remove(key)
+}
+
+// newsOf appends what the step from old to n, either nil for none, means to the endpoints.
+func newsOf(news []peerNews, old, n *Peer) []peerNews {
+	switch {
+	case n == nil && old.Endpoint != "":
+		return append(news, peerNews{peer: Peer{PublicKey: old.PublicKey}})
+	case n == nil, old == nil && n.Endpoint == "", old != nil && old.Endpoint == n.Endpoint && old.Name == n.Name:
+		return news
+	}
+	return append(news, peerNews{peer: *n, created: old == nil})
 }
 
 // applyEndpoint gives the device an endpoint for a peer, if that is still configured with the given text. With fresh set a
@@ -221,12 +159,44 @@ func parseHostPort(s string) (hostPort, error) {
 func (t *Tunnel) applyEndpoint(key wgkey.Public, configured string, to netip.AddrPort, fresh bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	i := slices.IndexFunc(t.peers, func(p Peer) bool { return p.PublicKey == key && p.Endpoint == configured })
-	if i < 0 {
+	if p := t.peers.byKey[key]; p == nil || p.Endpoint != configured {
 		return nil // reconfigured meanwhile
 	}
+	direct, err := t.wire.Bind.ParseEndpoint(to.String())
+	if err != nil {
+		return err
+	}
+	t.wire.link.add(key, direct)
 	if p := t.dev.LookupPeer(device.NoisePublicKey(key)); p != nil && fresh {
 		p.ExpireCurrentKeypairs()
 	}
 	return t.configure(updateText([]peerUpdate{{key: key, endpoint: to}}))
+}
+
+// offerEndpoint tells where to try a peer that is relayed, if it is still configured with the given text: with soon set at
+// once, else when the next handshake is due.
+func (t *Tunnel) offerEndpoint(key wgkey.Public, configured string, to netip.AddrPort, soon bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers.byKey[key]; p == nil || p.Endpoint != configured {
+		return nil // reconfigured meanwhile
+	}
+	direct, err := t.wire.Bind.ParseEndpoint(to.String())
+	if err != nil {
+		return err
+	}
+	t.wire.link.add(key, direct)
+	if soon {
+		t.wire.try(key, direct)
+	}
+	return nil
+}
+
+// initiate begins a handshake with a peer, unless one began within the last 5 s.
+func (t *Tunnel) initiate(key wgkey.Public) {
+	if p := t.dev.LookupPeer(device.NoisePublicKey(key)); p != nil {
+		if err := p.SendHandshakeInitiation(false); err != nil {
+			t.wire.log.Debug("handshake not begun", keyPeer, key.Short(), keyErr, err)
+		}
+	}
 }

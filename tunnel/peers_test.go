@@ -46,10 +46,40 @@ func TestDiff(t *testing.T) {
 		{"a prefix moves to a new peer while its owner goes", []Peer{a}, []Peer{with(b, func(p *Peer) { p.AllowedIPs = a.AllowedIPs })},
 			"public_key=B persistent_keepalive_interval=0 allowed_ip=10.0.0.1/32 public_key=A remove=true"},
 	} {
-		got := strings.Join(strings.Fields(updateText(diffPeers(c.old, c.new))), " ")
+		got := strings.Join(strings.Fields(updateText(diffPeers(setOf(t, c.old...), setOf(t, c.new...), false))), " ")
 		got = strings.NewReplacer(key(0xaa).Hex(), "A", key(0xbb).Hex(), "B").Replace(got)
 		if got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestDiffWithRelay(t *testing.T) {
+	key := wgkey.Public{0xaa}
+	with := func(endpoint string) Peer { return Peer{PublicKey: key, Endpoint: endpoint} }
+	const name, addr = "example.com:5", "192.0.2.1:5"
+	for _, c := range []struct {
+		title    string
+		old, new []Peer
+		want     string // the endpoint that is set
+	}{
+		{"a new peer without Endpoint", nil, []Peer{with("")}, "relay"},
+		{"a new peer with a name: by the relay until it is resolved", nil, []Peer{with(name)}, "relay"},
+		{"a new peer with an address", nil, []Peer{with(addr)}, addr},
+		{"an Endpoint goes away", []Peer{with(addr)}, []Peer{with("")}, "relay"},
+		{"a name goes away", []Peer{with(name)}, []Peer{with("")}, "relay"},
+		{"an address comes", []Peer{with("")}, []Peer{with(addr)}, addr},
+		{"a name comes: it is tried when it is resolved", []Peer{with("")}, []Peer{with(name)}, ""},
+		{"nothing changes", []Peer{with("")}, []Peer{with("")}, ""},
+	} {
+		got := ""
+		for _, line := range strings.Fields(updateText(diffPeers(setOf(t, c.old...), setOf(t, c.new...), true))) {
+			if e, ok := strings.CutPrefix(line, "endpoint="); ok {
+				got += strings.Replace(e, relayText(key), "relay", 1)
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s: endpoint %q, want %q", c.title, got, c.want)
 		}
 	}
 }
@@ -62,10 +92,10 @@ func TestDiffOfPresharedKey(t *testing.T) {
 	p := Peer{PublicKey: newKey(t).Public()}
 	q := p
 	q.Preshared = psk
-	if got := updateText(diffPeers([]Peer{p}, []Peer{q})); !strings.Contains(got, "preshared_key="+psk.RevealHex()+"\n") {
+	if got := updateText(diffPeers(setOf(t, p), setOf(t, q), false)); !strings.Contains(got, "preshared_key="+psk.RevealHex()+"\n") {
 		t.Error("a preshared key that is added is not set")
 	}
-	if got := updateText(diffPeers([]Peer{q}, []Peer{p})); !strings.Contains(got, "preshared_key="+strings.Repeat("0", 64)+"\n") {
+	if got := updateText(diffPeers(setOf(t, q), setOf(t, p), false)); !strings.Contains(got, "preshared_key="+strings.Repeat("0", 64)+"\n") {
 		t.Error("a preshared key that goes away is not cleared")
 	}
 }

@@ -11,7 +11,8 @@ import (
 // PeerStats tells how a peer fares. Counters begin at zero when the peer is added and count encrypted bytes.
 type PeerStats struct {
 	PublicKey     wgkey.Public
-	Endpoint      netip.AddrPort // where packets for the peer go; invalid if nowhere yet
+	Endpoint      netip.AddrPort // where packets for the peer go; invalid if nowhere yet, or by the relay
+	Relayed       bool           // packets for the peer go by the relay
 	LastHandshake time.Time      // zero if there was none
 	RxBytes       uint64
 	TxBytes       uint64
@@ -32,12 +33,20 @@ func (t *Tunnel) Stats() ([]PeerStats, error) {
 	if err != nil {
 		return nil, err
 	}
-	stats := make([]PeerStats, 0, len(t.peers))
-	for _, p := range t.peers {
+	stats := make([]PeerStats, 0, len(t.peers.list))
+	for _, p := range t.peers.list {
 		s := state[p.PublicKey]
 		s.PublicKey = p.PublicKey
 		s.RTT = t.shakes.rtt(p.PublicKey)
 		stats = append(stats, s)
 	}
 	return stats, nil
+}
+
+// RelayLost returns how many datagrams for relayed peers were lost because no relay took them.
+func (t *Tunnel) RelayLost() uint64 {
+	if t.wire.link == nil {
+		return 0
+	}
+	return t.wire.link.lost.Load()
 }

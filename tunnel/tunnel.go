@@ -1,5 +1,6 @@
 // Package tunnel runs WireGuard: it puts wireguard-go between a tun.Device (packets of the mesh) and UDP sockets of its
-// own, configures its peers, finds their endpoints by DNS name and keeps finding them, and tells how the peers fare.
+// own, with a relay for peers that these do not reach. It configures its peers, finds their endpoints by DNS name and keeps
+// finding them, and tells how the peers fare.
 //
 // It is not a router and looks into no packet: cryptokey routing by AllowedIPs is all it decides. It is the only importer of
 // wireguard-go's device package, so that the rest of the tree does not depend on it or on its text protocol.
@@ -58,6 +59,14 @@ type Config struct {
 	// Bind carries the datagrams. Nil means UDP sockets of this package. A bind must serve this tunnel only.
 	Bind conn.Bind
 
+	// Relay reaches peers that UDP does not: those without Endpoint, and others while they do not answer by UDP. Nil means
+	// none. It is not closed with the tunnel.
+	Relay Relay
+
+	// Stamp notes behind every packet where it came from, for Origin. Datagrams that leave no room for that, longer than
+	// 65,503 bytes, are dropped then.
+	Stamp bool
+
 	// Resolve looks up the addresses of a host name, best first. It must return when ctx ends. Nil means
 	// net.DefaultResolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -74,7 +83,7 @@ type Peer struct {
 	AllowedIPs []netip.Prefix
 
 	// Endpoint is the peer's outer address, "host:port": an address, an address in brackets if it is IPv6, or a DNS name. It
-	// may be empty: then the peer has to call first.
+	// may be empty: then the peer is reached by the relay, and has to call first if there is none.
 	Endpoint string
 
 	Keepalive int // seconds between keepalives, 0 to 65535; 0: none
@@ -91,7 +100,7 @@ type Tunnel struct {
 	names  *endpoints
 
 	mu      sync.Mutex // guards the following and serialises changes of the device
-	peers   []Peer     // as configured last
+	peers   peerSet    // as configured last
 	started bool
 	closed  bool
 	stop    context.CancelFunc
@@ -118,24 +127,28 @@ func New(dev tun.Device, cfg Config) (*Tunnel, error) {
 		return nil, errors.New("new tunnel: no private key")
 	}
 	self := cfg.PrivateKey.Public()
-	if err := checkPeers(self, cfg.Peers); err != nil {
+	peers, err := newPeerSet(self, cfg.Peers)
+	if err != nil {
 		dev.Close()
 		return nil, fmt.Errorf("new tunnel: %w", err)
 	}
 
 	t := &Tunnel{self: self, shakes: newHandshakes(self), stopped: make(chan struct{})}
-	t.names = newEndpoints(cfg.Logger, cfg.Resolve, t.snapshot, t.applyEndpoint)
+	t.names = newEndpoints(cfg.Logger, cfg.Resolve, t.snapshot, t.applyEndpoint, t.offerEndpoint)
 	ports := portsOf(self)
 	if cfg.AnyPort {
 		ports = nil
 	}
-	t.wire = &wire{Bind: cfg.Bind, log: cfg.Logger, shakes: t.shakes, fixed: cfg.ListenPort, ports: ports, failing: t.names.failing}
+	t.wire = &wire{
+		Bind: cfg.Bind, log: cfg.Logger, shakes: t.shakes, link: newRelayLink(cfg.Relay), stamp: cfg.Stamp,
+		fixed: cfg.ListenPort, ports: ports, failing: t.names.failing, initiate: t.initiate,
+	}
 	t.dev = device.NewDevice(steady(dev), t.wire, bridge(cfg.Logger))
 	if err := t.configure(deviceText(cfg.PrivateKey)); err != nil {
 		t.dev.Close()
 		return nil, fmt.Errorf("new tunnel: %w", err)
 	}
-	if err := t.setPeersLocked(cfg.Peers); err != nil {
+	if err := t.applyLocked(peers); err != nil {
 		t.dev.Close()
 		return nil, fmt.Errorf("new tunnel: %w", err)
 	}

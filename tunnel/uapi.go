@@ -21,6 +21,7 @@ type peerUpdate struct {
 	create    bool // else the update is void unless the device has the peer
 	preshared *wgkey.Preshared
 	endpoint  netip.AddrPort // invalid: unchanged
+	relayed   bool           // the endpoint is the relay
 	keepalive *int
 	add, drop []netip.Prefix
 }
@@ -53,6 +54,9 @@ func updateText(updates []peerUpdate) string {
 		}
 		if u.endpoint.IsValid() {
 			fmt.Fprintf(&b, "endpoint=%s\n", u.endpoint)
+		}
+		if u.relayed {
+			fmt.Fprintf(&b, "endpoint=%s\n", relayText(u.key))
 		}
 		if u.keepalive != nil {
 			fmt.Fprintf(&b, "persistent_keepalive_interval=%d\n", *u.keepalive)
@@ -116,7 +120,9 @@ func parseState(text string) (map[wgkey.Public]PeerStats, error) {
 		var err error
 		switch key {
 		case "endpoint":
-			p.Endpoint, err = netip.ParseAddrPort(value)
+			if _, p.Relayed = parseRelayText(value); !p.Relayed {
+				p.Endpoint, err = netip.ParseAddrPort(value)
+			}
 		case "last_handshake_time_sec":
 			sec, err = parseTime(value, 40)
 		case "last_handshake_time_nsec":

@@ -31,6 +31,9 @@ tx_bytes=38333
 rx_bytes=2224
 allowed_ip=192.168.4.6/32
 public_key=662e14fd594556f522604703340351258903b64f35553763f19426ab2a515c58
+public_key=1a2b14fd594556f522604703340351258903b64f35553763f19426ab2a515c58
+endpoint=relay:1a2b14fd594556f522604703340351258903b64f35553763f19426ab2a515c58
+rx_bytes=7
 `
 
 func TestParseState(t *testing.T) {
@@ -42,6 +45,7 @@ func TestParseState(t *testing.T) {
 		"b85996fe": {Endpoint: netip.MustParseAddrPort("[abcd:23::33%2]:51820")},
 		"58402e69": {Endpoint: netip.MustParseAddrPort("182.122.22.19:3233"), LastHandshake: time.Unix(1700000000, 5), TxBytes: 38333, RxBytes: 2224},
 		"662e14fd": {},
+		"1a2b14fd": {Relayed: true, RxBytes: 7},
 	}
 	if len(got) != len(want) {
 		t.Fatalf("%d peers, want %d", len(got), len(want))
@@ -59,7 +63,7 @@ func TestParseStateRefuses(t *testing.T) {
 	peer := "public_key=" + strings.Repeat("ab", 32) + "\n"
 	for _, text := range []string{
 		"no equals sign\n", "public_key=ab\n", "public_key=" + strings.Repeat("ab", 33) + "\n", "public_key=" + strings.Repeat("xy", 32) + "\n",
-		peer + "endpoint=example.com:1\n", peer + "rx_bytes=-1\n", peer + "tx_bytes=1e3\n", peer + "tx_bytes=\n",
+		peer + "endpoint=example.com:1\n", peer + "endpoint=relay:ab\n", peer + "rx_bytes=-1\n", peer + "tx_bytes=1e3\n", peer + "tx_bytes=\n",
 		peer + "last_handshake_time_sec=9223372036854775808\n", peer + "last_handshake_time_nsec=x\n",
 	} {
 		if got, err := parseState(text); err == nil {
@@ -91,7 +95,7 @@ func FuzzParseState(f *testing.F) {
 			t.Fatalf("%d peers, then %d", len(first), len(second))
 		}
 		for key, s := range first {
-			if s2 := second[key]; !s.LastHandshake.Equal(s2.LastHandshake) || s.Endpoint != s2.Endpoint || s.RxBytes != s2.RxBytes || s.TxBytes != s2.TxBytes {
+			if s2 := second[key]; !s.LastHandshake.Equal(s2.LastHandshake) || s.Endpoint != s2.Endpoint || s.Relayed != s2.Relayed || s.RxBytes != s2.RxBytes || s.TxBytes != s2.TxBytes {
 				t.Errorf("%+v, then %+v", s, s2)
 			}
 		}
@@ -104,6 +108,9 @@ func writeState(peers map[wgkey.Public]PeerStats) string {
 		fmt.Fprintf(&b, "public_key=%s\ntx_bytes=%d\nrx_bytes=%d\n", key.Hex(), s.TxBytes, s.RxBytes)
 		if s.Endpoint.IsValid() {
 			fmt.Fprintf(&b, "endpoint=%s\n", s.Endpoint)
+		}
+		if s.Relayed {
+			fmt.Fprintf(&b, "endpoint=%s\n", relayText(key))
 		}
 		if !s.LastHandshake.IsZero() {
 			fmt.Fprintf(&b, "last_handshake_time_sec=%d\nlast_handshake_time_nsec=%d\n", s.LastHandshake.Unix(), s.LastHandshake.Nanosecond())

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -15,15 +17,25 @@ import (
 
 // wire stands between wireguard-go and the socket: every datagram of the tunnel passes it in both directions. It chooses
 // the port and tells the messages apart by their first byte; handshake messages go to handshakes, transport messages pass
-// at the cost of one compare. It changes no bytes and no endpoints.
+// at the cost of one compare. It changes no messages.
+//
+// It adds the relay, as endpoints beside those of the socket, and the side channel.
 type wire struct {
 	conn.Bind
-	log     *slog.Logger
-	shakes  *handshakes
-	fixed   uint16             // the port to open; zero: choose
-	ports   []uint16           // tried in this order when there is a choice
-	failing func(wgkey.Public) // called for a peer that does not answer; must not block
-	opened  atomic.Uint32      // the port; zero while closed
+	log      *slog.Logger
+	shakes   *handshakes
+	link     *relayLink         // nil: no relay
+	stamp    bool               // as Config.Stamp
+	fixed    uint16             // the port to open; zero: choose
+	ports    []uint16           // tried in this order when there is a choice
+	failing  func(wgkey.Public) // called for a peer that does not answer by UDP; must not block
+	initiate func(wgkey.Public) // begins a handshake with a peer
+	side     atomic.Pointer[func(msg []byte, from netip.AddrPort)]
+	opened   atomic.Uint32 // the port; zero while closed
+	held     heldBack
+
+	mu   sync.Mutex    // guards the following
+	done chan struct{} // closed by Close; nil while closed, and without a relay
 }
 
 // Open implements conn.Bind. wireguard-go asks for port zero at first, and for the one it got when it opens again.
@@ -36,10 +48,24 @@ func (w *wire) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		return nil, 0, err
 	}
 	for i, fn := range fns {
-		fns[i] = w.receiver(fn)
+		fns[i] = w.receiver(fn, addrPortOf)
+	}
+	if w.link != nil {
+		fns = append(fns, w.receiver(w.link.receiver(w.renewDone()), noSource))
 	}
 	w.opened.Store(uint32(actual))
 	return fns, actual, nil
+}
+
+// renewDone ends what receives from the relay, if anything does, and returns the channel that ends what comes next.
+func (w *wire) renewDone() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.done != nil {
+		close(w.done)
+	}
+	w.done = make(chan struct{})
+	return w.done
 }
 
 // open opens the given port, or for zero the first free one of w.ports, or any if none is.
@@ -75,14 +101,31 @@ func (w *wire) open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 // Close implements conn.Bind.
 func (w *wire) Close() error {
 	w.opened.Store(0)
+	w.mu.Lock()
+	if w.done != nil {
+		close(w.done)
+		w.done = nil
+	}
+	w.mu.Unlock()
 	return w.Bind.Close()
+}
+
+// ParseEndpoint implements conn.Bind, for relay endpoints beside those of the socket.
+func (w *wire) ParseEndpoint(s string) (conn.Endpoint, error) {
+	if key, ok := parseRelayText(s); ok {
+		return w.link.parse(key)
+	}
+	return w.Bind.ParseEndpoint(s)
 }
 
 // port returns the port that is open, zero if none is.
 func (w *wire) port() uint16 { return uint16(w.opened.Load()) }
 
-// receiver wraps a ReceiveFunc. This is where what shares the socket with WireGuard is told apart.
-func (w *wire) receiver(recv conn.ReceiveFunc) conn.ReceiveFunc {
+// receiver wraps a ReceiveFunc. This is where what shares the socket with WireGuard is told apart. source is for stamping.
+func (w *wire) receiver(recv conn.ReceiveFunc, source func(conn.Endpoint) netip.AddrPort) conn.ReceiveFunc {
+	if w.stamp {
+		recv = stamping(recv, source)
+	}
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 		n, err := recv(bufs, sizes, eps)
 		var now time.Time
@@ -96,11 +139,11 @@ func (w *wire) receiver(recv conn.ReceiveFunc) conn.ReceiveFunc {
 			}
 			if bufs[i][0] == typeTransport {
 				if confirm && sizes[i] >= transportMinLen {
-					w.shakes.gotTransport(receiverIndex(bufs[i]), now)
+					w.confirmed(receiverIndex(bufs[i]), eps[i], now)
 				}
 				continue
 			}
-			if !w.handshake(bufs[i][:sizes[i]], eps[i]) {
+			if !w.special(bufs[i][:sizes[i]], eps[i]) {
 				sizes[i] = 0
 			}
 		}
@@ -108,41 +151,67 @@ func (w *wire) receiver(recv conn.ReceiveFunc) conn.ReceiveFunc {
 	}
 }
 
-// handshake reports whether wireguard-go shall see an incoming message that is not a transport message.
-func (w *wire) handshake(msg []byte, from conn.Endpoint) bool {
-	if w.shakes.unanswered.Load() == 0 {
+// special reports whether wireguard-go shall see an incoming message that is not a transport message.
+func (w *wire) special(msg []byte, from conn.Endpoint) bool {
+	if isSide(msg) {
+		w.giveSide(msg, from)
+		return false
+	}
+	if w.shakes.unanswered.Load() == 0 && w.shakes.refusals.Load() == 0 {
 		return true
 	}
 	switch {
 	case msg[0] == typeInitiation && len(msg) == initiationLen:
 		v, ours := w.shakes.gotInitiation(msg, string(from.DstToBytes()), time.Now())
 		if v == insist {
-			if err := w.Bind.Send([][]byte{ours}, from); err != nil {
-				w.log.Debug("initiation not repeated", keyErr, err)
-			}
+			w.carryInitiation(ours, from)
 		}
 		return v == letIn
 	case msg[0] == typeResponse && len(msg) == responseLen, msg[0] == typeCookie && len(msg) == cookieLen:
-		w.shakes.gotAnswer(msg, time.Now())
+		now := time.Now()
+		if key, ok := w.shakes.gotAnswer(msg, string(from.DstToBytes()), now); ok {
+			w.settle(key, receiverIndex(msg), from, now)
+		}
 	}
 	return true
+}
+
+// confirmed notes a transport message that may be the first of its session.
+func (w *wire) confirmed(index uint32, from conn.Endpoint, now time.Time) {
+	_, relayed := from.(*relayEndpoint)
+	if key, ok := w.shakes.gotTransport(index, relayed, now); ok {
+		w.settle(key, index, from, now)
+	}
+}
+
+// settle notes where a peer's newest session was made.
+func (w *wire) settle(key wgkey.Public, index uint32, at conn.Endpoint, now time.Time) {
+	if e := w.link.of(key); e != nil {
+		e.settle(index, at, now)
+	}
 }
 
 // Send implements conn.Bind. wireguard-go sends each handshake message alone.
 func (w *wire) Send(bufs [][]byte, to conn.Endpoint) error {
 	if len(bufs) == 1 && len(bufs[0]) > 0 && bufs[0][0] != typeTransport {
-		w.sent(bufs[0], to)
+		switch msg := bufs[0]; {
+		case msg[0] == typeInitiation && len(msg) == initiationLen:
+			return w.sendInitiation(msg, to)
+		case msg[0] == typeResponse && len(msg) == responseLen:
+			w.sentResponse(msg, to)
+		}
 	}
-	return w.Bind.Send(bufs, to)
+	return w.carry(bufs, to)
 }
 
-func (w *wire) sent(msg []byte, to conn.Endpoint) {
-	switch {
-	case msg[0] == typeInitiation && len(msg) == initiationLen:
-		if key, failing := w.shakes.sentInitiation(msg, string(to.DstToBytes()), time.Now()); failing {
-			w.failing(key)
-		}
-	case msg[0] == typeResponse && len(msg) == responseLen:
-		w.shakes.sentResponse(msg, string(to.DstToBytes()), time.Now())
+// carry sends datagrams to an endpoint of either kind.
+func (w *wire) carry(bufs [][]byte, to conn.Endpoint) error {
+	e, relayed := to.(*relayEndpoint)
+	if !relayed {
+		return w.Bind.Send(bufs, to)
 	}
+	if !w.link.send(e, bufs) {
+		w.link.lost.Add(uint64(len(bufs)))
+	}
+	return nil
 }
