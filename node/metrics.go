@@ -25,6 +25,8 @@ func (s source) Metrics() []control.Metric {
 	}
 	list = append(list, n.peerMetrics(st.Peers)...)
 	list = append(list, upstreamMetrics(st.Upstream)...)
+	list = append(list, relayMetrics(st.Relays, st.RelayLost)...)
+	list = append(list, outerMetrics(st.Outer)...)
 	list = append(list,
 		control.Metric{Name: "culvert_flows", Help: "Live flows by protocol.", Samples: slices.Concat(
 			one(float64(st.Flows.TCP), "proto", "tcp"), one(float64(st.Flows.UDP), "proto", "udp"), one(float64(st.Flows.ICMP), "proto", "icmp"))},
@@ -62,12 +64,8 @@ func (n *Node) peerMetrics(peers []PeerStatus) []control.Metric {
 		if p.Path.RTT > 0 {
 			add(&rtt, time.Duration(p.Path.RTT).Seconds())
 		}
-		for _, kind := range []string{PathDirect, "relay", PathNone} {
-			is := 0.0
-			if p.Path.Kind == kind {
-				is = 1
-			}
-			add(&path, is, "kind", kind)
+		for _, kind := range []string{PathDirect, PathRelay, PathNone} {
+			add(&path, truth(p.Path.Kind == kind), "kind", kind)
 		}
 	}
 	return []control.Metric{received, sent, age, rtt, path, flows}
@@ -80,11 +78,7 @@ func upstreamMetrics(u *UpstreamStatus) []control.Metric {
 	}
 	state := control.Metric{Name: "culvert_upstream_state", Help: "1 for the state of the upstream tunnel."}
 	for s := linkIdle; s <= linkDown; s++ {
-		is := 0.0
-		if u.State == s.String() {
-			is = 1
-		}
-		state.Samples = append(state.Samples, one(is, "state", s.String())...)
+		state.Samples = append(state.Samples, one(truth(u.State == s.String()), "state", s.String())...)
 	}
 	received := control.Metric{Name: "culvert_upstream_receive_bytes", Type: control.Counter, Unit: "bytes", Help: "Received through the upstream tunnel."}
 	sent := control.Metric{Name: "culvert_upstream_transmit_bytes", Type: control.Counter, Unit: "bytes", Help: "Sent through the upstream tunnel."}

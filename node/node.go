@@ -29,6 +29,7 @@ import (
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/nat"
 	"culvert.dev/culvert/netstack"
+	"culvert.dev/culvert/traversal/relay"
 	"culvert.dev/culvert/tunnel"
 )
 
@@ -49,6 +50,8 @@ type Node struct {
 	id      identity
 	net     *netstack.Net
 	tunnel  *tunnel.Tunnel
+	relays  *relay.Pool // always there, with or without relays
+	outer   *outer
 	control *control.Server
 	socket  *control.Listener
 	paths   pathLog
@@ -143,12 +146,17 @@ func (n *Node) start() (err error) {
 		return err
 	}
 	useUpstream()
+	if err := n.startRelays(); err != nil {
+		return err
+	}
 	n.tunnel, err = tunnel.New(n.net.Device(), tunnel.Config{
-		PrivateKey: n.id.key, ListenPort: n.id.port, Peers: tunnelPeers(n.conf.Peers), Logger: n.log,
+		PrivateKey: n.id.key, ListenPort: n.id.port, Peers: allPeers(n.conf), Relay: n.relays, Logger: n.log,
 	})
 	if err != nil {
 		return err
 	}
+	n.outer = newOuter(outerConfig{key: n.PublicKey(), addrs: n.id.addresses, socket: n.tunnel, mesh: n.net, log: n.log})
+	n.outer.setServers(n.conf.STUN, n.conf.WGSTUN)
 	n.setUpstreams(n.conf.Exit.DNS)
 	if err := n.startDNS(); err != nil {
 		return err
@@ -167,6 +175,7 @@ func (n *Node) start() (err error) {
 	if err := n.tunnel.Start(); err != nil {
 		return err
 	}
+	n.wg.Go(func() { n.outer.run(n.ctx) })
 	n.wg.Go(func() { hostnet.WatchFrom(n.ctx, n.host, hostPoll, n.hostChanged) })
 	n.wg.Go(n.watch)
 	return nil
@@ -194,6 +203,7 @@ func (n *Node) watch() {
 
 // hostChanged applies a change of the host's addresses or networks: what is local may not be what it was.
 func (n *Node) hostChanged(s hostnet.Snapshot) {
+	n.networkChanged()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.host
@@ -241,11 +251,18 @@ func (n *Node) Reload() error {
 		undo()
 		return err
 	}
-	if err := n.tunnel.SetPeers(tunnelPeers(conf.Peers)); err != nil {
+	useRelays, err := n.prepareRelays(conf)
+	if err == nil {
+		n.outer.expect(conf.WGSTUN)
+		err = n.tunnel.SetPeers(allPeers(conf))
+	}
+	if err != nil {
 		undo()
 		dropUpstream()
 		return err
 	}
+	useRelays()
+	n.outer.setServers(conf.STUN, conf.WGSTUN)
 	useUpstream() // before the policy that may mean it
 	n.names.learn(n.ids, conf.Peers)
 	watch()
@@ -315,6 +332,9 @@ func (n *Node) Close() error {
 		}
 		if n.tunnel != nil {
 			n.tunnel.Close()
+		}
+		if n.relays != nil {
+			n.relays.Close()
 		}
 		if n.net != nil {
 			n.mu.Lock() // a reload that has begun opens no other

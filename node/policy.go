@@ -48,6 +48,11 @@ func behaviour(e config.Exit) netstack.Behaviour {
 	return netstack.Behaviour{Mapping: e.Mapping, Filtering: e.Filtering}
 }
 
+// allPeers are those of the mesh, in their order, and behind them the server that tells where this node is.
+func allPeers(c *config.Config) []tunnel.Peer {
+	return append(tunnelPeers(c.Peers), servicePeers(c.WGSTUN)...)
+}
+
 func tunnelPeers(peers []config.Peer) []tunnel.Peer {
 	out := make([]tunnel.Peer, 0, len(peers))
 	for _, p := range peers {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"culvert.dev/culvert/internal/config"
 	"culvert.dev/culvert/tunnel"
 )
 
@@ -16,6 +17,7 @@ func (n *Node) Status() Status {
 	now := time.Now()
 	stats, _ := n.tunnel.Stats() // none while the tunnel closes
 	flows := n.net.Flows()
+	relays := n.ways()
 	s := Status{
 		Name:       n.id.name,
 		PublicKey:  n.PublicKey(),
@@ -26,6 +28,9 @@ func (n *Node) Status() Status {
 		Flows:      FlowStatus{TCP: flows.TCP, UDP: flows.UDP, ICMP: flows.ICMP},
 		Drops:      n.net.Drops(),
 		Upstream:   n.upstreamStatus(conf, now),
+		Relays:     relays.status(),
+		RelayLost:  n.relayLost(relays),
+		Outer:      n.outer.status(),
 	}
 	byKey := make(map[string]tunnel.PeerStats, len(stats))
 	for _, p := range stats {
@@ -34,26 +39,30 @@ func (n *Node) Status() Status {
 	for _, p := range conf.Peers {
 		w := byKey[p.PublicKey.String()]
 		w.PublicKey = p.PublicKey
-		path, _ := n.paths.note(w, now)
+		by := relays.of(p.PublicKey)
+		path := n.notePath(p.Name, w, by, now)
 		ps := PeerStatus{
 			Name: p.Name, PublicKey: p.PublicKey, Addresses: Ranges(p.AllowedIPs),
 			Path: PathStatus{
-				Kind: path.kind, Since: Moment{path.since}, Reason: reason(path, w, p.Endpoint, s.ListenPort, now),
+				Kind: path.kind, Since: Moment{path.since}, Reason: reason(path, w, by, p.Endpoint, s.ListenPort, now),
 			},
 			LastHandshake: Moment{w.LastHandshake}, RxBytes: w.RxBytes, TxBytes: w.TxBytes,
 			Allow:    AllowStatus{Inbound: p.Allow.Inbound, Routing: p.Allow.Routing, LAN: p.Allow.LAN},
 			RateBits: int64(p.Rate), MaxFlows: p.MaxFlows,
 		}
-		if path.kind == PathDirect {
+		switch path.kind {
+		case PathDirect:
 			ps.Path.Endpoint, ps.Path.RTT = path.endpoint.String(), Millis(w.RTT)
+		case PathRelay:
+			ps.Path.Endpoint, ps.Path.Relay, ps.Path.RTT = path.relay, path.relay, Millis(w.RTT)
 		}
 		s.Peers = append(s.Peers, ps)
 	}
 	return s
 }
 
-// Health is nil when the node is ready: its tunnel is open and, if it keeps up connections to peers at known endpoints, at
-// least one of them answers. Peers that call in when they like do not count.
+// Health is nil when the node is ready: its tunnel is open and, if it keeps up connections to relays or to peers at known endpoints,
+// at least one of them all answers. Peers that call in when they like do not count.
 func (n *Node) Health() error {
 	if n.ctx.Err() != nil {
 		return errors.New("the node is stopping")
@@ -71,7 +80,15 @@ func (n *Node) Health() error {
 	if err != nil {
 		return err
 	}
-	now, kept := time.Now(), 0
+	return reachable(conf, stats, n.ways(), time.Now())
+}
+
+// reachable is nil if a relay or a peer answers, of those to which the node keeps up a connection, or if there are none.
+func reachable(conf *config.Config, stats []tunnel.PeerStats, w ways, now time.Time) error {
+	if w.connected > 0 {
+		return nil
+	}
+	kept := 0
 	for i, p := range conf.Peers {
 		if p.Endpoint == "" || p.PersistentKeepalive == 0 || i >= len(stats) {
 			continue
@@ -80,10 +97,23 @@ func (n *Node) Health() error {
 			return nil
 		}
 	}
-	if kept > 0 {
+	switch relays := len(w.relays) > 0; {
+	case kept > 0 && relays:
+		return fmt.Errorf("none of %d peers with an endpoint and keepalive answers; %s", kept, w.fault())
+	case kept > 0:
 		return fmt.Errorf("none of %d peers with an endpoint and keepalive answers", kept)
+	case relays:
+		return errors.New(w.fault())
 	}
 	return nil
+}
+
+// relayLost counts only where there are relays: without any, what is meant for one is not lost by it.
+func (n *Node) relayLost(w ways) uint64 {
+	if len(w.relays) == 0 {
+		return 0
+	}
+	return n.tunnel.RelayLost()
 }
 
 // source is the node as the control socket sees it.

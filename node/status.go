@@ -20,8 +20,11 @@ type Status struct {
 	Version    string            `json:"version"`
 	Peers      []PeerStatus      `json:"peers"`
 	Flows      FlowStatus        `json:"flows"`
-	Upstream   *UpstreamStatus   `json:"upstream,omitempty"` // absent: there is none
-	Drops      map[string]uint64 `json:"drops"`              // packets by reason; a reason that never occurred may be absent
+	Upstream   *UpstreamStatus   `json:"upstream,omitempty"`   // absent: there is none
+	Relays     []RelayStatus     `json:"relays,omitempty"`     // absent: there are none
+	RelayLost  uint64            `json:"relay_lost,omitempty"` // datagrams for peers by relay while none was connected
+	Outer      []OuterStatus     `json:"outer,omitempty"`      // where the node is seen from outside; absent: nobody is asked
+	Drops      map[string]uint64 `json:"drops"`                // packets by reason; a reason that never occurred may be absent
 }
 
 // PeerStatus is one peer. Byte counts are those of WireGuard, since the node started.
@@ -40,11 +43,12 @@ type PeerStatus struct {
 
 // PathStatus is the way to a peer and why it is this one.
 type PathStatus struct {
-	Kind     string `json:"kind"`     // "direct": by UDP to the peer's own endpoint; "relay"; "none": not known yet, or lost
-	Endpoint string `json:"endpoint"` // address and port, or the relay's URL; "" without a path
-	RTT      Millis `json:"rtt_ms"`   // null when not measured
-	Since    Moment `json:"since"`    // when this path came into use; null for never
-	Reason   string `json:"reason"`   // in words
+	Kind     string `json:"kind"`            // "direct": by UDP to the peer's own endpoint; "relay"; "none": not known yet, or lost
+	Endpoint string `json:"endpoint"`        // address and port, or the relay's URL; "" without a path
+	Relay    string `json:"relay,omitempty"` // the relay's URL; absent without one
+	RTT      Millis `json:"rtt_ms"`          // null when not measured
+	Since    Moment `json:"since"`           // when this path came into use; null for never
+	Reason   string `json:"reason"`          // in words
 }
 
 // AllowStatus is what a peer may do here.

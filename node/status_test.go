@@ -28,7 +28,7 @@ func statusSample(now time.Time) Status {
 			{
 				Name: "laptop", PublicKey: wgkey.Public{4, 5, 6},
 				Addresses:     Ranges{netip.MustParsePrefix("100.64.0.2/32"), netip.MustParsePrefix("fd7a::2/128")},
-				Path:          PathStatus{"direct", "192.0.2.1:51820", Millis(12345 * time.Microsecond), Moment{now.Add(-3*time.Hour - 5*time.Minute)}, "the peer called from this endpoint"},
+				Path:          PathStatus{"direct", "192.0.2.1:51820", "", Millis(12345 * time.Microsecond), Moment{now.Add(-3*time.Hour - 5*time.Minute)}, "the peer called from this endpoint"},
 				LastHandshake: Moment{now.Add(-12 * time.Second)},
 				RxBytes:       1300000, TxBytes: 3650722202,
 				Allow: AllowStatus{Inbound: true, Routing: true, LAN: true},
@@ -39,8 +39,33 @@ func statusSample(now time.Time) Status {
 				Path:      PathStatus{Kind: "none", Reason: "waiting for the peer to call"},
 				RxBytes:   0, TxBytes: 148,
 			},
+			{
+				Name: "db", PublicKey: wgkey.Public{10},
+				Addresses: Ranges{netip.MustParsePrefix("100.64.0.4/32")},
+				Path: PathStatus{
+					"relay", "https://relay.example", "https://relay.example", Millis(40 * time.Millisecond), Moment{now.Add(-80 * time.Second)},
+					"no Endpoint is configured for it, to try it by UDP",
+				},
+				LastHandshake: Moment{now.Add(-80 * time.Second)}, RxBytes: 5 << 20, TxBytes: 700,
+			},
 		},
 		Flows: FlowStatus{TCP: 12, UDP: 3},
+		Relays: []RelayStatus{
+			{
+				URL: "https://relay.example", State: "connected", Connected: true, Home: true, RTT: Millis(18 * time.Millisecond),
+				Since: Moment{now.Add(-90 * time.Second)}, Transport: "fast-start", Proxy: "http://proxy:3128",
+				Reconnects: 2, RxBytes: 5 << 20, TxBytes: 900, RxPackets: 4100, TxPackets: 7, Drops: 3,
+			},
+			{URL: "https://relay2.example:8443", State: "waiting", Since: Moment{now.Add(-2 * time.Second)}, Err: "dial relay2.example:8443: connection refused"},
+		},
+		RelayLost: 4,
+		Outer: []OuterStatus{
+			{
+				Source: "stun relay.example:3478", Endpoint: netip.MustParseAddrPort("198.51.100.7:40001"), RTT: Millis(17 * time.Millisecond),
+				Since: Moment{now.Add(-time.Hour)}, Checked: Moment{now.Add(-4 * time.Second)},
+			},
+			{Source: "wg-stun", Checked: Moment{now.Add(-14 * time.Second)}, Err: "relay.example:3479: no answer"},
+		},
 		Drops: map[string]uint64{"denied-lan": 7, "malformed": 7, "no-such-reason": 0, "spoofed-source": 12},
 	}
 }
@@ -93,11 +118,19 @@ func TestStatusJSON(t *testing.T) {
 	if err := json.Unmarshal(b, &back); err != nil {
 		t.Fatal(err)
 	}
-	for i := range sample.Peers { // times come back in UTC
-		for _, m := range []*Moment{&sample.Peers[i].LastHandshake, &sample.Peers[i].Path.Since} {
-			if !m.IsZero() {
-				m.Time = m.UTC()
-			}
+	var moments []*Moment // times come back in UTC
+	for i := range sample.Peers {
+		moments = append(moments, &sample.Peers[i].LastHandshake, &sample.Peers[i].Path.Since)
+	}
+	for i := range sample.Relays {
+		moments = append(moments, &sample.Relays[i].Since)
+	}
+	for i := range sample.Outer {
+		moments = append(moments, &sample.Outer[i].Since, &sample.Outer[i].Checked)
+	}
+	for _, m := range moments {
+		if !m.IsZero() {
+			m.Time = m.UTC()
 		}
 	}
 	if !reflect.DeepEqual(back, sample) {

@@ -20,6 +20,8 @@ func (s Status) WriteText(w io.Writer, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	s.writeNode(t)
 	s.writePeers(t, now)
+	s.writeRelays(t, now)
+	s.writeOuter(t, now)
 	s.writeUpstream(t, now)
 	s.writeDrops(t)
 	return t.Flush()

@@ -61,6 +61,7 @@ func newApp() *cli.App {
 			reloadCommand(),
 			conntrackCommand(),
 			explainCommand(),
+			relayCommand(),
 			genkeyCommand(),
 			pubkeyCommand(),
 			genpskCommand(),

@@ -22,7 +22,7 @@ const watchInterval = time.Second
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "status",
-		Usage: "show the running node: peers, the path to each and why, flows, drops",
+		Usage: "show the running node: peers, the path to each and why, relays, flows, drops",
 		Description: "With --watch it goes on every second until interrupted: in place on a terminal, else block after block,\n" +
 			"with --json one document a line.",
 		Flags: []cli.Flag{

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"culvert.dev/culvert/internal/config"
+)
+
+func relayCheckCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "check",
+		Usage:     "validate a relay's configuration and its allow file",
+		ArgsUsage: "[FILE]",
+		Description: "Prints every error as FILE:LINE: message, and exits with status 1 if there is one. Warnings do not change\n" +
+			"the status.",
+		Flags:              []cli.Flag{relayConfigFlag(), stateFlag(), jsonFlag()},
+		CustomHelpTemplate: cli.CommandHelpTemplate + example("culvert relay check /etc/culvert/relay.conf"),
+		Action:             runRelayCheck,
+	}
+}
+
+func runRelayCheck(c *cli.Context) error {
+	args, err := arguments(c, "[FILE]")
+	if err != nil {
+		return err
+	}
+	places := hostPlaces()
+	state, err := places.state(c.String("state"))
+	if err != nil {
+		return err
+	}
+	file := cmp.Or(args[0], places.relayConfig(c.String("config"), state))
+	conf, err := config.LoadRelay(file, config.Options{State: state})
+	result := checkResult{File: file, OK: err == nil, Errors: []config.Diagnostic{}, Warnings: []config.Diagnostic{}}
+	var faults config.Errors
+	switch {
+	case errors.As(err, &faults):
+		result.Errors = faults
+	case err != nil:
+		return err
+	default:
+		result.Warnings = append(result.Warnings, conf.Warnings...)
+	}
+	if c.Bool("json") {
+		err = printJSON(c.App.Writer, result)
+	} else {
+		err = printRelayCheck(c, result, conf)
+	}
+	if err == nil && !result.OK {
+		err = errReported
+	}
+	return err
+}
+
+func printRelayCheck(c *cli.Context, r checkResult, conf *config.RelayConfig) error {
+	for _, d := range r.Errors {
+		fmt.Fprintln(c.App.ErrWriter, d)
+	}
+	printWarnings(c, r.Warnings)
+	if !r.OK {
+		return nil
+	}
+	keys, err := relayPlace{conf: conf}.allowed()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s: ok (relay %s, certificate: %v, keys: %d)\n",
+		cmp.Or(r.File, "no configuration, defaults"), conf.Server.Name, conf.Server.TLS, len(keys))
+	return err
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"culvert.dev/culvert/internal/config"
+	"culvert.dev/culvert/internal/control"
+)
+
+func relayConfigFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "config", Aliases: []string{"c"}, EnvVars: []string{"CULVERT_CONFIG"}, TakesFile: true,
+		Usage: "configuration `FILE` (default: $XDG_CONFIG_HOME/culvert/relay.conf, then /etc/culvert/relay.conf, else none)",
+	}
+}
+
+func relaySocketFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "socket", EnvVars: []string{"CULVERT_SOCKET"}, TakesFile: true,
+		Usage: "control `SOCKET` of the relay (default: as the configuration says)",
+	}
+}
+
+// relayPlace is a relay as the command line and the environment name it: its configuration and where its files are.
+type relayPlace struct {
+	places places
+	conf   *config.RelayConfig
+	state  string
+}
+
+// findRelay reads the relay's configuration; without one it is all defaults.
+func findRelay(c *cli.Context) (relayPlace, error) {
+	at := relayPlace{places: hostPlaces()}
+	var err error
+	if at.state, err = at.places.state(c.String("state")); err != nil {
+		return at, err
+	}
+	at.conf, err = config.LoadRelay(at.places.relayConfig(c.String("config"), at.state), config.Options{State: at.state})
+	return at, err
+}
+
+// relayConfig returns the configuration to read: the one named, else the first that exists, else "".
+func (p places) relayConfig(named, state string) string {
+	if named != "" {
+		return named
+	}
+	for _, file := range p.configs(state) {
+		file = filepath.Join(filepath.Dir(file), "relay.conf")
+		if _, err := os.Stat(file); err == nil || errors.Is(err, fs.ErrPermission) { // what cannot be read is reported by reading it
+			return file
+		}
+	}
+	return ""
+}
+
+// newSocket returns where a relay that starts listens for commands.
+func (at relayPlace) newSocket(named string) (string, error) {
+	socket := named
+	if socket == "" {
+		socket = at.conf.Control.Socket
+	}
+	if dir := at.places.getenv("XDG_RUNTIME_DIR"); socket == "" && filepath.IsAbs(dir) {
+		socket = filepath.Join(dir, "culvert-relay", at.conf.Server.Name+".sock") // apart from nodes', which are found by looking
+	}
+	if socket == "" {
+		socket = at.stateSocket()
+	}
+	const longest = 107 // sun_path of unix(7) less its final zero
+	if len(socket) > longest {
+		return "", fmt.Errorf("control socket %s: the path is longer than %d bytes; name a shorter one with --socket", socket, longest)
+	}
+	return socket, nil
+}
+
+func (at relayPlace) stateSocket() string { return filepath.Join(at.state, "relay.sock") }
+
+// client returns a client of the running relay. One that was started in another session lies in the state folder.
+func (at relayPlace) client(named string) (*control.Client, error) {
+	socket, err := at.newSocket(named)
+	if err != nil {
+		return nil, err
+	}
+	if named == "" && !isSocket(socket) && isSocket(at.stateSocket()) {
+		socket = at.stateSocket()
+	}
+	return control.NewClient(socket), nil
+}
+
+// relayClient returns a client of the relay that the command line means. Where a socket is named, the configuration does not
+// matter.
+func relayClient(c *cli.Context) (*control.Client, error) {
+	if named := c.String("socket"); named != "" {
+		return control.NewClient(named), nil
+	}
+	at, err := findRelay(c)
+	if err != nil {
+		return nil, err
+	}
+	return at.client("")
+}
+
+// aboutRelay says what the absence of a relay means to the user.
+func aboutRelay(err error) error {
+	var none *control.NotRunningError
+	if errors.As(err, &none) {
+		return errors.New("no relay is running here: culvert relay starts one, --socket names one")
+	}
+	return err
+}
