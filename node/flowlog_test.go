@@ -300,10 +300,10 @@ func TestMetricsOverHTTP(t *testing.T) {
 	addr, other := freeTCP(t), freeTCP(t)
 	listen := func(addr string) string { return a.write(t, peer, "[Control]\nHTTP = "+addr) }
 	n := start(t, listen(addr.String()), "")
-	start(t, b.write(t, a.asPeer("alice", "")), "")
 	if code, body, err := fetch(addr, "/readyz"); err != nil || code != 503 || !bytes.Contains(body, []byte("none of 1 peers")) {
 		t.Errorf("before a handshake: %d %s %v", code, body, err)
 	}
+	start(t, b.write(t, a.asPeer("alice", "")), "")
 	eventually(t, "ready", func() bool { code, _, _ := fetch(addr, "/readyz"); return code == 200 })
 	fromPeer(n, query(netip.MustParseAddrPort("100.70.12.2:4000"), netip.MustParseAddrPort("100.70.12.1:53")),
 		query(netip.MustParseAddrPort("100.70.12.2:4000"), netip.MustParseAddrPort("100.70.12.1:54")))

@@ -3,7 +3,6 @@
 package lab_test
 
 import (
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -32,14 +31,8 @@ func TestRelayFailover(t *testing.T) {
 	// both has both nodes connected to both relays, so that there is something to fail over to, and returns the one in use.
 	both := func(t *testing.T) (url string) {
 		t.Helper()
-		lab.WaitFor(t, 60*time.Second, "both relays to have both nodes", func() bool {
-			for _, r := range relays {
-				out, err := r.Command("status", "--json")
-				if err != nil || !strings.Contains(out, w.aKey.Public().Short()) || !strings.Contains(out, w.bKey.Public().Short()) {
-					return false
-				}
-			}
-			return true
+		lab.WaitFor(t, 60*time.Second, "both nodes to have both relays", func() bool {
+			return relaysConnected(w.nodeA) == len(relays) && relaysConnected(w.nodeB) == len(relays)
 		})
 		lab.WaitFor(t, 10*time.Second, "an echo", func() bool { return echoes(w.c, meshB) })
 		return pathOf(t, w.nodeA).Relay
@@ -109,4 +102,22 @@ func TestRelayFailover(t *testing.T) {
 		lab.WaitFor(t, 40*time.Second, "an echo", func() bool { return echoes(w.c, meshB) })
 		t.Logf("back after %v", time.Since(began).Round(10*time.Millisecond))
 	})
+}
+
+// relaysConnected is how many relays a node says that it has a connection to.
+func relaysConnected(e *lab.Exit) (n int) {
+	var s struct {
+		Relays []struct {
+			Connected bool `json:"connected"`
+		} `json:"relays"`
+	}
+	if e.Status(&s) != nil {
+		return 0
+	}
+	for _, r := range s.Relays {
+		if r.Connected {
+			n++
+		}
+	}
+	return n
 }
