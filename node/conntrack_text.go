@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+
+	"culvert.dev/culvert/internal/show"
 )
 
 // FlowStyle says how a flow or an event is written.
@@ -23,12 +25,12 @@ func (f *FlowEntry) appendText(b []byte, s FlowStyle, counters bool) []byte {
 		if f.Family == "ipv6" {
 			af = 10
 		}
-		b = fmt.Appendf(b, "%-8s %d ", printable(f.Family), af)
+		b = fmt.Appendf(b, "%-8s %d ", show.Printable(f.Family), af)
 	}
 	name, number := f.protocol()
 	b = fmt.Appendf(b, "%-8s %s %d ", name, number, f.TimeoutS)
 	if f.State != "" {
-		b = append(append(b, printable(f.State)...), ' ')
+		b = append(append(b, show.Printable(f.State)...), ' ')
 	}
 	b = f.Original.appendText(b, counters)
 	if !f.Answered {
@@ -39,9 +41,9 @@ func (f *FlowEntry) appendText(b []byte, s FlowStyle, counters bool) []byte {
 	if f.Assured {
 		b = append(b, " [ASSURED]"...)
 	}
-	b = append(append(b, " peer="...), orDash(printable(f.Peer))...)
+	b = append(append(b, " peer="...), show.OrDash(show.Printable(f.Peer))...)
 	if f.ReplyPeer != "" {
-		b = append(append(b, " reply-peer="...), printable(f.ReplyPeer)...)
+		b = append(append(b, " reply-peer="...), show.Printable(f.ReplyPeer)...)
 	}
 	return append(b, '\n')
 }
@@ -53,7 +55,7 @@ func (f *FlowEntry) protocol() (name, number string) {
 			return name, strconv.Itoa(int(p))
 		}
 	}
-	return "unknown", printable(f.Proto)
+	return "unknown", show.Printable(f.Proto)
 }
 
 func (t *FlowTuple) appendText(b []byte, counters bool) []byte {
@@ -85,6 +87,6 @@ func (e *FlowNotice) AppendText(b []byte, s FlowStyle) []byte {
 	if s.Timestamp {
 		b = fmt.Appendf(b, "[%d.%06d]\t", e.Time.Unix(), e.Time.Nanosecond()/1000)
 	}
-	b = fmt.Appendf(b, "%9s ", "["+printable(e.Event)+"]")
+	b = fmt.Appendf(b, "%9s ", "["+show.Printable(e.Event)+"]")
 	return e.FlowEntry.appendText(b, s, e.Event == "DESTROY")
 }

@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 
 	"culvert.dev/culvert/filter"
+	"culvert.dev/culvert/internal/show"
 )
 
 // Who was asked.
@@ -153,35 +154,35 @@ func (e *Explanation) WriteText(out io.Writer) error {
 	case filter.Accept.String():
 		fmt.Fprintln(w, "accepted")
 	case filter.Reject.String():
-		fmt.Fprintf(w, "rejected, and the peer is told: %s\n", printable(e.Reason))
+		fmt.Fprintf(w, "rejected, and the peer is told: %s\n", show.Printable(e.Reason))
 	default:
-		fmt.Fprintf(w, "dropped in silence: %s\n", printable(e.Reason))
+		fmt.Fprintf(w, "dropped in silence: %s\n", show.Printable(e.Reason))
 	}
-	fmt.Fprintf(w, "from\t%s\n", printable(e.fromText()))
-	fmt.Fprintf(w, "to\t%s\n", printable(e.toText()))
+	fmt.Fprintf(w, "from\t%s\n", show.Printable(e.fromText()))
+	fmt.Fprintf(w, "to\t%s\n", show.Printable(e.toText()))
 	if e.Via != "" && e.To.Where == filter.Internet.String() {
-		fmt.Fprintf(w, "via\t%s\n", printable(e.Via))
+		fmt.Fprintf(w, "via\t%s\n", show.Printable(e.Via))
 	}
 	for _, s := range e.Steps {
 		mark := "passed"
 		if !s.Passed {
 			mark = "denied"
 		}
-		fmt.Fprintf(w, "%s\t%s: %s\n", mark, printable(s.Stage), printable(s.Note))
+		fmt.Fprintf(w, "%s\t%s: %s\n", mark, show.Printable(s.Stage), show.Printable(s.Note))
 	}
 	if n := len(e.Steps); n == 0 || e.Steps[n-1].Note != e.Why {
-		fmt.Fprintf(w, "decided by\t%s\n", printable(e.Why))
+		fmt.Fprintf(w, "decided by\t%s\n", show.Printable(e.Why))
 	}
 	switch {
 	case e.Change != "":
-		fmt.Fprintf(w, "to permit\t%s\n", printable(e.Change))
+		fmt.Fprintf(w, "to permit\t%s\n", show.Printable(e.Change))
 	case !e.Accepted():
 		fmt.Fprintf(w, "to permit\tnothing in the configuration would\n")
 	}
 	if e.Asked == AskedNode {
 		fmt.Fprintf(w, "asked\tthe running node\n")
 	} else {
-		fmt.Fprintf(w, "asked\tthe configuration %s and this host, not a running node\n", printable(e.File))
+		fmt.Fprintf(w, "asked\tthe configuration %s and this host, not a running node\n", show.Printable(e.File))
 	}
 	return w.Flush()
 }

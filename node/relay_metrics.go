@@ -30,7 +30,7 @@ func relayMetrics(relays []RelayStatus, lost uint64) []control.Metric {
 	for i := range relays {
 		r := &relays[i]
 		add := func(m *control.Metric, v float64, labels ...string) {
-			m.Samples = append(m.Samples, one(v, append([]string{"relay", r.URL}, labels...)...)...)
+			m.Samples = append(m.Samples, control.One(v, append([]string{"relay", r.URL}, labels...)...)...)
 		}
 		add(&connected, truth(r.Connected))
 		for is := relay.StateConnecting; is <= relay.StateWaiting; is++ {
@@ -51,7 +51,7 @@ func relayMetrics(relays []RelayStatus, lost uint64) []control.Metric {
 	}
 	return append(list, control.Metric{
 		Name: "culvert_relay_lost_packets", Type: control.Counter, Help: "Datagrams for relayed peers that were lost because no relay was connected.",
-		Samples: one(float64(lost)),
+		Samples: control.One(float64(lost)),
 	})
 }
 
@@ -70,9 +70,9 @@ func outerMetrics(outer []OuterStatus) []control.Metric {
 				least = d
 			}
 		}
-		known.Samples = append(known.Samples, one(truth(is), "source", source)...)
+		known.Samples = append(known.Samples, control.One(truth(is), "source", source)...)
 		if least > 0 {
-			rtt.Samples = append(rtt.Samples, one(time.Duration(least).Seconds(), "source", source)...)
+			rtt.Samples = append(rtt.Samples, control.One(time.Duration(least).Seconds(), "source", source)...)
 		}
 	}
 	return []control.Metric{known, rtt}

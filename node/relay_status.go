@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"culvert.dev/culvert/internal/show"
 )
 
 // RelayStatus is one relay that the node keeps a connection to. Counters are since the relay was configured, of datagrams as WireGuard
@@ -33,24 +35,24 @@ func (s Status) writeRelays(t io.Writer, now time.Time) {
 	}
 	fmt.Fprintln(t, "\nRELAY\tSTATE\tRTT\tBY\tRECONNECTS\tRECEIVED\tSENT")
 	for _, r := range s.Relays {
-		state := printable(r.State)
+		state := show.Printable(r.State)
 		if r.Home {
 			state += ", home"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n",
-			printable(r.URL), state, r.RTT, orDash(printable(r.Transport)), r.Reconnects, bytesOf(r.RxBytes), bytesOf(r.TxBytes))
+			show.Printable(r.URL), state, r.RTT, show.OrDash(show.Printable(r.Transport)), r.Reconnects, show.Bytes(r.RxBytes), show.Bytes(r.TxBytes))
 	}
 	fmt.Fprintln(t)
 	for _, r := range s.Relays {
-		fmt.Fprintf(t, "%s\t%s since %s", printable(r.URL), printable(r.State), span(now.Sub(r.Since.Time)))
+		fmt.Fprintf(t, "%s\t%s since %s", show.Printable(r.URL), show.Printable(r.State), show.Span(now.Sub(r.Since.Time)))
 		if r.Proxy != "" {
-			fmt.Fprintf(t, " by %s", printable(r.Proxy))
+			fmt.Fprintf(t, " by %s", show.Printable(r.Proxy))
 		}
 		if r.Err != "" && !r.Connected {
-			fmt.Fprintf(t, ": %s", printable(r.Err))
+			fmt.Fprintf(t, ": %s", show.Printable(r.Err))
 		}
 		if r.Health != "" {
-			fmt.Fprintf(t, "; it reports: %s", printable(r.Health))
+			fmt.Fprintf(t, "; it reports: %s", show.Printable(r.Health))
 		}
 		if r.Drops > 0 {
 			fmt.Fprintf(t, "; %d datagrams found no room", r.Drops)
@@ -72,11 +74,11 @@ func (s Status) writeOuter(t io.Writer, now time.Time) {
 		if o.Endpoint.IsValid() {
 			endpoint = o.Endpoint.String()
 			if !o.Since.IsZero() {
-				endpoint += " since " + span(now.Sub(o.Since.Time))
+				endpoint += " since " + show.Span(now.Sub(o.Since.Time))
 			}
 		} else if o.Err != "" {
-			endpoint = printable(o.Err)
+			endpoint = show.Printable(o.Err)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", printable(o.Source), endpoint, o.RTT, age(o.Checked, now))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", show.Printable(o.Source), endpoint, o.RTT, age(o.Checked, now))
 	}
 }

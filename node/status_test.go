@@ -155,25 +155,11 @@ func TestHumanUnits(t *testing.T) {
 	for _, c := range []struct {
 		got, want string
 	}{
-		{bytesOf(0), "0 B"},
-		{bytesOf(1023), "1023 B"},
-		{bytesOf(1024), "1.00 KiB"},
-		{bytesOf(10239), "10.0 KiB"},
-		{bytesOf(102400), "100 KiB"},
-		{bytesOf(1<<20 - 1), "1.00 MiB"},
-		{bytesOf(1 << 62), "4.00 EiB"},
-		{bytesOf(1<<64 - 1), "16.0 EiB"},
-		{span(-time.Second), "0s"},
-		{span(59 * time.Second), "59s"},
-		{span(60 * time.Second), "1m00s"},
-		{span(time.Hour - time.Second), "59m59s"},
-		{span(25 * time.Hour), "1d01h"},
 		{Millis(0).String(), "-"},
 		{Millis(900 * time.Microsecond).String(), "0.9 ms"},
 		{Millis(12500 * time.Microsecond).String(), "13 ms"},
 		{AllowStatus{}.String(), "-"},
 		{AllowStatus{Inbound: true, LAN: true}.String(), "inbound,lan"},
-		{printable("a\x1b[31mb\tc\nü"), "a?[31mb?c?ü"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %q, want %q", c.got, c.want)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"culvert.dev/culvert/internal/config"
+	"culvert.dev/culvert/internal/show"
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/tunnel"
 )
@@ -101,11 +102,11 @@ func (s Status) writeUpstream(t io.Writer, now time.Time) {
 	for _, a := range u.Addresses {
 		addresses = append(addresses, a.String())
 	}
-	fmt.Fprintf(t, "\nupstream\t%s since %s: %s\n", printable(u.State), span(now.Sub(u.Since.Time)), printable(u.Reason))
-	fmt.Fprintf(t, "leaves as\t%s\n", orDash(strings.Join(addresses, ", ")))
-	fmt.Fprintf(t, "used by\t%s; %d flows\n", orDash(printable(strings.Join(u.Users, ", "))), u.Flows)
+	fmt.Fprintf(t, "\nupstream\t%s since %s: %s\n", show.Printable(u.State), show.Span(now.Sub(u.Since.Time)), show.Printable(u.Reason))
+	fmt.Fprintf(t, "leaves as\t%s\n", show.OrDash(strings.Join(addresses, ", ")))
+	fmt.Fprintf(t, "used by\t%s; %d flows\n", show.OrDash(show.Printable(strings.Join(u.Users, ", "))), u.Flows)
 	for _, p := range u.Peers {
 		fmt.Fprintf(t, "endpoint\t%s, handshake %s, received %s, sent %s\n",
-			orDash(printable(p.Endpoint)), age(p.LastHandshake, now), bytesOf(p.RxBytes), bytesOf(p.TxBytes))
+			show.OrDash(show.Printable(p.Endpoint)), age(p.LastHandshake, now), show.Bytes(p.RxBytes), show.Bytes(p.TxBytes))
 	}
 }
