@@ -16,6 +16,10 @@ var disco = "TS\xf0\x9f\x92\xac" + strings.Repeat("d", 60)
 // sizes are those at which something changes: empty, around a buffer, an Ethernet frame, TLS records, the limit.
 var sizes = []int{0, 1, 31, 32, 1400, 4096, 16 << 10, 64<<10 - 1, 64 << 10}
 
+// bursts are sizes of packets that are under way together: long ones that fill messages and records alone, between short ones that
+// share them. Together they are less than a relay queues.
+var bursts = []int{64 << 10, 1, 1400, 1400, 40 << 10, 64<<10 - 1, 1400, 16 << 10, 32 << 10, 0, 1400}
+
 // stockMessage is how long a WebSocket message the stock packages take, in both roles. They put no more than one packet
 // into a message but do not divide one, so that between them longer packets break the connection.
 const stockMessage = 32 << 10
@@ -51,6 +55,8 @@ func exchange(t *testing.T, p place, dialA, dialB dialFunc, longest int) {
 		carry(t, a, b, payload(size))
 		carry(t, b, a, payload(size))
 	}
+	burst(t, a, b, longest)
+	burst(t, b, a, longest)
 	carry(t, a, b, disco)
 	carry(t, a, a, "to myself")
 	for _, e := range []*end{a, b} {
@@ -85,6 +91,22 @@ func carry(t *testing.T, from, to *end, data string) {
 	}
 	if ev.data != data {
 		t.Fatalf("got %s, want %s", brief(ev.data), brief(data))
+	}
+}
+
+// burst sends packets before any has arrived, and checks that all do, in order and as they were.
+func burst(t *testing.T, from, to *end, longest int) {
+	t.Helper()
+	for _, size := range bursts {
+		if err := from.send(to.key, []byte(payload(min(size, longest)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, size := range bursts {
+		want := payload(min(size, longest))
+		if ev := to.want(t, "packet", i, "of a burst"); ev.from != from.key || ev.data != want {
+			t.Fatalf("packet %d of a burst: got %s, want %s", i, brief(ev.data), brief(want))
+		}
 	}
 }
 

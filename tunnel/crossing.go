@@ -138,7 +138,16 @@ func (h *handshakes) gotInitiation(msg []byte, endpoint string, now time.Time) (
 		return refuse, nil
 	}
 	p := h.initiator(msg, endpoint)
-	if p == nil || !h.selfTo.addressed(msg) {
+	if !h.selfTo.addressed(msg) {
+		return letIn, nil
+	}
+	id := initiationOf(msg)
+	if v, known := h.judgeStrange(id, now); known {
+		return v, nil
+	}
+	if p == nil {
+		h.strange[h.strangers%len(h.strange)] = strangeInitiation{id, now}
+		h.strangers++
 		return letIn, nil
 	}
 	w := p.own.wayTo(endpoint)
@@ -152,13 +161,37 @@ func (h *handshakes) gotInitiation(msg []byte, endpoint string, now time.Time) (
 		return v, nil
 	}
 	h.forgetTheirs(p)
-	p.own.theirs = initiationOf(msg)
+	p.own.theirs = id
 	h.byTheirs[p.own.theirs.index] = p
 	h.refusals.Store(int32(len(h.byTheirs)))
 	if v == insist {
 		ours = bytes.Clone(p.message)
 	}
 	return v, ours
+}
+
+// strangeInitiation is one that was let in although it may have crossed ours: nobody could tell whose it was.
+type strangeInitiation struct {
+	initiationID
+	at time.Time // zero: none
+}
+
+// beingAnswered is how long wireguard-go may take to answer an initiation.
+const beingAnswered = 20 * time.Millisecond
+
+// judgeStrange decides about a copy of an initiation that was let in already, which has come by the other way. It is too late
+// to insist on ours. While the first copy is being answered the other is kept away, since wireguard-go might answer both.
+func (h *handshakes) judgeStrange(id initiationID, now time.Time) (v verdict, known bool) {
+	for _, s := range h.strange {
+		switch {
+		case s.at.IsZero() || s.initiationID != id:
+		case now.Sub(s.at) < beingAnswered:
+			return refuse, true
+		default:
+			return letIn, true
+		}
+	}
+	return letIn, false
 }
 
 // wasRefused reports whether an initiation is a late copy of one that was refused for ours, which was answered since. It

@@ -29,6 +29,9 @@ import (
 // The end that began a session renews it, so that of a relayed pair the end that knows an address of the other may never
 // initiate. Having answered by the relay it therefore initiates itself a little later, once a minute at most. With that,
 // two ends that know each other's address and sit behind NATs punch their holes although they are connected already.
+//
+// The end that began tries again a little later too, but only when the peer has just become a relayed one: its first
+// initiation by UDP may simply have been lost, or have come before the peer was there, and the next is due in two minutes.
 const (
 	// lead is by how much the first copy goes ahead of the second. It is above most round trips, so that the second copy is
 	// rarely sent in vain, and low enough for a relayed start in about half a second.
@@ -37,6 +40,9 @@ const (
 	// seekAfter is when an end that has answered initiates itself: later than the 5 s that wireguard-go lets pass between
 	// two handshake messages.
 	seekAfter = 6 * time.Second
+
+	// seekLater is the same for the end that began. The other has then had its turn: they must not both initiate at once.
+	seekLater = seekAfter + time.Second
 
 	// seekEvery is the least time between two such attempts: two ends that both make them would answer each other for ever.
 	seekEvery = time.Minute
@@ -92,6 +98,9 @@ func (w *wire) sendInitiation(msg []byte, to conn.Endpoint) error {
 
 // sendLate sends the initiation of an attempt by another way than the one that wireguard-go meant.
 func (w *wire) sendLate(a attempt, to conn.Endpoint) {
+	if w.port() == 0 {
+		return
+	}
 	if _, err := w.sendCopy(a, to); err != nil {
 		w.log.Debug("copy of an initiation not sent", keyErr, err)
 	}
@@ -124,22 +133,28 @@ func (w *wire) carryInitiation(msg []byte, to conn.Endpoint) {
 	}
 }
 
-// sentResponse notes an answer of wireguard-go's to a peer's initiation.
-func (w *wire) sentResponse(msg []byte, to conn.Endpoint) {
+// sentResponse notes an answer of wireguard-go's to a peer's initiation. It returns where the answer goes: a relayed one to
+// the peer that it was made for, whatever key the relay gave with the initiation.
+func (w *wire) sentResponse(msg []byte, to conn.Endpoint) conn.Endpoint {
 	now := time.Now()
 	key := w.shakes.sentResponse(msg, string(to.DstToBytes()), now)
-	if _, byRelay := to.(*relayEndpoint); byRelay {
-		w.settle(key, senderIndex(msg), to, now) // before the session's first message
-		w.seekUDP(key)
+	if _, byRelay := to.(*relayEndpoint); !byRelay {
+		return to
 	}
+	if e := w.link.of(key); e != nil {
+		to = e
+	}
+	w.settle(key, senderIndex(msg), to, now) // before the session's first message
+	w.seekUDP(key, seekAfter)
+	return to
 }
 
-// seekUDP begins a handshake with a relayed peer as soon as one is possible, if it has an address to be sought at.
-func (w *wire) seekUDP(key wgkey.Public) {
+// seekUDP begins a handshake with a relayed peer after a while, if it has an address to be sought at and is still relayed then.
+func (w *wire) seekUDP(key wgkey.Public, after time.Duration) {
 	if _, direct := w.link.ways(key); direct == nil || !w.shakes.seek(key, time.Now()) {
 		return
 	}
-	time.AfterFunc(seekAfter, func() {
+	time.AfterFunc(after, func() {
 		if w.port() != 0 && w.shakes.isRelayed(key) {
 			w.initiate(key)
 		}
@@ -150,7 +165,7 @@ func (w *wire) seekUDP(key wgkey.Public) {
 func (w *wire) try(key wgkey.Public, direct conn.Endpoint) {
 	a, ok := w.shakes.pending(key)
 	if !ok {
-		w.seekUDP(key)
+		w.seekUDP(key, seekAfter)
 		return
 	}
 	w.sendLate(a, direct)

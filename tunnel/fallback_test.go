@@ -256,6 +256,26 @@ func TestRelayedInitiationCrossesOneByUDP(t *testing.T) {
 	}
 }
 
+// The copy by UDP cannot be told from a stranger's and is let in. When the copy by the relay comes before wireguard-go has
+// answered that, ours must not be sent again: both ends would hold on to another initiation.
+func TestCopyOfAnInitiationThatWasLetIn(t *testing.T) {
+	h, self, peer := newTestHandshakes(t)
+	relay := string(newRelayEndpoint(peer).DstToBytes())
+	h.sentInitiation(message(typeInitiation, 7, 0, peer), relay, at(0))
+	if v, _ := h.gotInitiation(message(typeInitiation, 3, 0, self), "x", at(10)); v != letIn {
+		t.Fatalf("from an unknown address: verdict %d, want to let it in", v)
+	}
+	if v, _ := h.gotInitiation(message(typeInitiation, 3, 0, self), relay, at(10)); v != refuse {
+		t.Errorf("its copy by the relay: verdict %d, want to refuse it", v)
+	}
+	if v, _ := h.gotInitiation(message(typeInitiation, 3, 0, self), relay, at(60)); v != letIn {
+		t.Errorf("a copy that comes later: verdict %d, want to let it in", v)
+	}
+	if v, _ := h.gotInitiation(message(typeInitiation, 4, 0, self), relay, at(20)); v != insist {
+		t.Errorf("another one: verdict %d, want to insist", v)
+	}
+}
+
 func TestRTTOfEachWay(t *testing.T) {
 	h, self, peer := newTestHandshakes(t)
 	relay := string(newRelayEndpoint(peer).DstToBytes())

@@ -36,6 +36,8 @@ type handshakes struct {
 	byTheirs   map[uint32]*peerHandshake // by the index in the peer's initiation that was refused for ours
 	byResponse map[uint32]*peerHandshake // own responses that wait for the first transport message
 	swept      time.Time                 // when byResponse was last rid of those that nobody confirms
+	strange    [8]strangeInitiation      // the last that were let in for want of knowing whose they are
+	strangers  int                       // how many those were in all
 }
 
 type peerHandshake struct {
@@ -51,7 +53,7 @@ type peerHandshake struct {
 	response   uint32 // key in byResponse while answered is set
 	answered   time.Time
 	rtt        time.Duration
-	relayed    bool      // the last handshake was completed by the relay
+	relayed    int       // how many of the last handshakes in a row were completed by the relay
 	sought     time.Time // when UDP was last sought for the peer although it was served by the relay
 	tryingFrom time.Time // first of the initiations in a row that brought no success; zero after one
 }
@@ -102,27 +104,30 @@ func (h *handshakes) rtt(key wgkey.Public) time.Duration {
 }
 
 // addressee finds the peer that a handshake message of ours was made for. The messages do not say, but whom the endpoint
-// belonged to last does in nearly every case: else every peer has to be tried.
+// belonged to last does in nearly every case: else every peer has to be tried. That a relay endpoint is another peer's means
+// that the relay has mixed up, or was made to mix up, the two.
 func (h *handshakes) addressee(msg []byte, endpoint string) *peerHandshake {
-	if key, ok := relayedKey(endpoint); ok {
-		if p := h.peers[key]; p != nil && p.to.addressed(msg) {
-			return p
-		}
-		return nil
+	key, relayed := relayedKey(endpoint)
+	p := h.byAddress[endpoint]
+	if relayed {
+		p = h.peers[key]
 	}
-	if p := h.byAddress[endpoint]; p != nil && p.to.addressed(msg) {
+	if p != nil && p.to.addressed(msg) {
 		return p
 	}
 	for _, p := range h.peers {
-		if p.to.addressed(msg) {
+		if !p.to.addressed(msg) {
+			continue
+		}
+		if !relayed {
 			delete(h.byAddress, p.address)
 			if other := h.byAddress[endpoint]; other != nil {
 				other.address = ""
 			}
 			p.address = endpoint
 			h.byAddress[endpoint] = p
-			return p
 		}
+		return p
 	}
 	return nil
 }
@@ -287,7 +292,10 @@ func (h *handshakes) gotTransport(index uint32, relayed bool, now time.Time) (ke
 }
 
 func (h *handshakes) completed(p *peerHandshake, relayed bool) {
-	p.tryingFrom, p.relayed = time.Time{}, relayed
+	p.tryingFrom = time.Time{}
+	if p.relayed++; !relayed {
+		p.relayed = 0
+	}
 }
 
 // isRelayed reports whether the last handshake with a peer was completed by the relay.
@@ -295,7 +303,15 @@ func (h *handshakes) isRelayed(key wgkey.Public) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := h.peers[key]
-	return p != nil && p.relayed
+	return p != nil && p.relayed > 0
+}
+
+// hasBecomeRelayed reports whether the last handshake with a peer was completed by the relay and the one before was not.
+func (h *handshakes) hasBecomeRelayed(key wgkey.Public) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.peers[key]
+	return p != nil && p.relayed == 1
 }
 
 // settleOwn forgets the initiation of ours that waits for an answer, if any.

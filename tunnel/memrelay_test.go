@@ -20,6 +20,7 @@ type memRelay struct {
 	mu      sync.Mutex
 	latency time.Duration
 	down    bool
+	forge   func(from, to wgkey.Public, msg []byte) wgkey.Public // whom a datagram is said to be from; nil: who sent it
 	clients map[wgkey.Public]*memRelayClient
 }
 
@@ -31,6 +32,12 @@ func (r *memRelay) set(latency time.Duration, down bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.latency, r.down = latency, down
+}
+
+func (r *memRelay) setForge(forge func(from, to wgkey.Public, msg []byte) wgkey.Public) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forge = forge
 }
 
 type relayedDatagram struct {
@@ -70,7 +77,7 @@ func (c *memRelayClient) Send(to wgkey.Public, datagrams [][]byte) error {
 	}
 	c.mu.Unlock()
 	c.relay.mu.Lock()
-	down, latency, dst := c.relay.down, c.relay.latency, c.relay.clients[to]
+	down, latency, dst, forge := c.relay.down, c.relay.latency, c.relay.clients[to], c.relay.forge
 	c.relay.mu.Unlock()
 	if down {
 		return errors.New("no relay is connected")
@@ -80,6 +87,9 @@ func (c *memRelayClient) Send(to wgkey.Public, datagrams [][]byte) error {
 	}
 	for _, d := range datagrams {
 		msg := relayedDatagram{c.key, append([]byte(nil), d...)}
+		if forge != nil {
+			msg.from = forge(c.key, to, d)
+		}
 		time.AfterFunc(latency, func() { dst.deliver(msg) })
 	}
 	return nil

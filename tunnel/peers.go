@@ -128,7 +128,7 @@ func (t *Tunnel) literal(p *Peer) (conn.Endpoint, error) {
 // expect prepares for a peer that the device is about to have: it may initiate as soon as the device knows it. A peer that
 // stays keeps what is known of it.
 func (t *Tunnel) expect(old, p *Peer, direct conn.Endpoint) {
-	if old == nil {
+	if old == nil && !t.wire.answersOnly {
 		t.shakes.add(p.PublicKey)
 	}
 	if old == nil || old.Endpoint != p.Endpoint {

@@ -432,3 +432,102 @@ func TestBindReopensWithTheRelay(t *testing.T) {
 		w.untilPing(t, 10*time.Second)
 	})
 }
+
+// A relay that gives one peer's datagrams another peer's key can make the tunnel send to the wrong one, but no longer than until the
+// next handshake: those go to whom they are for, and by UDP as always.
+func TestRelayThatMixesUpPeers(t *testing.T) {
+	inRelayWorld(t, relayOpts{endpointOfB: addressB, udp: 10 * ms, relay: 20 * ms, noUDP: true}, func(t *testing.T, w *relayWorld) {
+		other := Peer{Name: "c", PublicKey: newKey(t).Public(), AllowedIPs: prefixes("10.9.0.3/32")}
+		if err := w.a.AddPeer(other); err != nil {
+			t.Fatal(err)
+		}
+		pin(w.a.dev, other)
+		w.start(t)
+		w.untilPing(t, 5*time.Second)
+		b := w.b.key.Public()
+		w.relay.setForge(func(from, _ wgkey.Public, msg []byte) wgkey.Public {
+			if from == b && msg[0] == typeTransport {
+				return other.PublicKey
+			}
+			return from
+		})
+		w.b.tun.Outbound <- tuntest.Ping(addrA, addrB)
+		<-w.a.tun.Inbound
+		state, err := w.a.dev.IpcGet()
+		if err != nil || !strings.Contains(state, "endpoint="+relayText(other.PublicKey)) || strings.Contains(state, "endpoint="+relayText(b)) {
+			t.Fatalf("the endpoint was not moved: %v", err)
+		}
+		w.blockUDP(false)
+		begin := time.Now()
+		for !pings(w.a, w.b, addrA, addrB, time.Second) {
+			if time.Since(begin) > 25*time.Second {
+				t.Fatalf("not reached within 25 s\na: %s", w.a.log)
+			}
+		}
+		w.wantPaths(t, "after the handshake", addressB, addressA)
+	})
+}
+
+// As above, but with an initiation: the answer goes to whom it is for.
+func TestAnswerToAnInitiationUnderAWrongKey(t *testing.T) {
+	inRelayWorld(t, relayOpts{udp: 10 * ms, relay: 20 * ms, noUDP: true}, func(t *testing.T, w *relayWorld) {
+		other := Peer{Name: "c", PublicKey: newKey(t).Public(), AllowedIPs: prefixes("10.9.0.3/32")}
+		if err := w.b.AddPeer(other); err != nil {
+			t.Fatal(err)
+		}
+		pin(w.b.dev, other)
+		a := w.a.key.Public()
+		w.relay.setForge(func(from, _ wgkey.Public, msg []byte) wgkey.Public {
+			if from == a && msg[0] == typeInitiation {
+				return other.PublicKey
+			}
+			return from
+		})
+		w.start(t)
+		w.untilPing(t, 2*time.Second)
+		w.wantPaths(t, "after the first packet", "relay", "relay")
+	})
+}
+
+// The first initiation by UDP is lost, and the copy by the relay is answered. The end that began goes to UDP soon, although the
+// other one knows no address to call it at.
+func TestLostInitiationDoesNotMeanRelay(t *testing.T) {
+	inRelayWorld(t, relayOpts{endpointOfB: addressB, udp: 10 * ms, relay: 30 * ms}, func(t *testing.T, w *relayWorld) {
+		reach := func() {
+			t.Helper()
+			if !pings(w.a, w.b, addrA, addrB, 2*time.Second) {
+				t.Fatalf("a packet was lost\na: %s\nb: %s", w.a.log, w.b.log)
+			}
+		}
+		w.blockUDP(true)
+		w.start(t)
+		reach()
+		w.wantPaths(t, "at first", "relay", "relay")
+		w.blockUDP(false)
+		time.Sleep(seekLater + time.Second)
+		reach()
+		w.wantPaths(t, "a moment later", addressB, addressA)
+		before := w.ra.sent(typeTransport) + w.rb.sent(typeTransport)
+		for range 4 * 60 {
+			reach()
+			time.Sleep(time.Second)
+		}
+		if n := w.ra.sent(typeTransport) + w.rb.sent(typeTransport) - before; n > 0 {
+			t.Errorf("%d messages by the relay while UDP works", n)
+		}
+	})
+}
+
+// Nothing is sent for a tunnel that is closed.
+func TestClosedTunnelSendsNoLateCopy(t *testing.T) {
+	inRelayWorld(t, relayOpts{endpointOfB: addressB, udp: 10 * ms, relay: 20 * ms, noUDP: true}, func(t *testing.T, w *relayWorld) {
+		w.start(t)
+		w.a.tun.Outbound <- tuntest.Ping(addrB, addrA)
+		time.Sleep(lead / 2)
+		w.a.Close()
+		time.Sleep(10 * time.Second)
+		if n := w.ra.sent(typeInitiation); n > 0 {
+			t.Errorf("%d initiations by the relay", n)
+		}
+	})
+}

@@ -63,6 +63,12 @@ type Config struct {
 	// none. It is not closed with the tunnel.
 	Relay Relay
 
+	// AnswersOnly is for a server of many peers that all call it, and to whom it never begins a handshake on its own account.
+	// Handshakes are then not followed, which for peers that call from ever new addresses costs time in proportion to how many
+	// there are: crossing handshakes are not sorted out, PeerStats.RTT stays zero, and the Endpoint of a peer that does not
+	// answer is not looked up again. It excludes a Relay.
+	AnswersOnly bool
+
 	// Stamp notes behind every packet where it came from, for Origin. Datagrams that leave no room for that, longer than
 	// 65,503 bytes, are dropped then.
 	Stamp bool
@@ -126,6 +132,10 @@ func New(dev tun.Device, cfg Config) (*Tunnel, error) {
 		dev.Close()
 		return nil, errors.New("new tunnel: no private key")
 	}
+	if cfg.AnswersOnly && cfg.Relay != nil {
+		dev.Close()
+		return nil, errors.New("new tunnel: one that only answers has no relay")
+	}
 	self := cfg.PrivateKey.Public()
 	peers, err := newPeerSet(self, cfg.Peers)
 	if err != nil {
@@ -140,7 +150,7 @@ func New(dev tun.Device, cfg Config) (*Tunnel, error) {
 		ports = nil
 	}
 	t.wire = &wire{
-		Bind: cfg.Bind, log: cfg.Logger, shakes: t.shakes, link: newRelayLink(cfg.Relay), stamp: cfg.Stamp,
+		Bind: cfg.Bind, log: cfg.Logger, shakes: t.shakes, link: newRelayLink(cfg.Relay), stamp: cfg.Stamp, answersOnly: cfg.AnswersOnly,
 		fixed: cfg.ListenPort, ports: ports, failing: t.names.failing, initiate: t.initiate,
 	}
 	t.dev = device.NewDevice(steady(dev), t.wire, bridge(cfg.Logger))

@@ -459,3 +459,37 @@ func TestWaitTellsOfADeadDevice(t *testing.T) {
 	}
 	tn.Close()
 }
+
+// TestAnswersOnly has a tunnel that keeps nothing of handshakes. Peers that call it notice no difference.
+func TestAnswersOnly(t *testing.T) {
+	ka, kb := newKey(t), newKey(t)
+	server := &end{tun: tuntest.NewChannelTUN(), key: kb, log: &lockedLog{}}
+	var err error
+	server.Tunnel, err = New(server.tun.TUN(), Config{
+		PrivateKey: kb, AnswersOnly: true, Logger: server.log.logger(),
+		Peers: []Peer{{Name: "a", PublicKey: ka.Public(), AllowedIPs: prefixes("10.9.0.1/32")}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	caller := startEnd(t, ka, Peer{
+		Name: "b", PublicKey: kb.Public(), AllowedIPs: prefixes("10.9.0.2/32"), Endpoint: fmt.Sprintf("127.0.0.1:%d", server.ListenPort()),
+	})
+	ping(t, caller, server, addrA, addrB)
+	ping(t, server, caller, addrB, addrA)
+	h := server.shakes
+	if n := len(h.peers) + len(h.byAddress) + len(h.byResponse) + int(h.unconfirmed.Load()); n != 0 {
+		t.Errorf("%d things are kept", n)
+	}
+	if s := statsOf(t, server, ka.Public()); s.RTT != 0 || s.LastHandshake.IsZero() {
+		t.Errorf("stats %+v", s)
+	}
+	_, err = New(tuntest.NewChannelTUN().TUN(), Config{PrivateKey: kb, AnswersOnly: true, Relay: newMemRelay(0).client(kb.Public())})
+	if err == nil || !strings.Contains(err.Error(), "no relay") {
+		t.Errorf("with a relay: error %v", err)
+	}
+}

@@ -22,17 +22,18 @@ import (
 // It adds the relay, as endpoints beside those of the socket, and the side channel.
 type wire struct {
 	conn.Bind
-	log      *slog.Logger
-	shakes   *handshakes
-	link     *relayLink         // nil: no relay
-	stamp    bool               // as Config.Stamp
-	fixed    uint16             // the port to open; zero: choose
-	ports    []uint16           // tried in this order when there is a choice
-	failing  func(wgkey.Public) // called for a peer that does not answer by UDP; must not block
-	initiate func(wgkey.Public) // begins a handshake with a peer
-	side     atomic.Pointer[func(msg []byte, from netip.AddrPort)]
-	opened   atomic.Uint32 // the port; zero while closed
-	held     heldBack
+	log         *slog.Logger
+	shakes      *handshakes
+	link        *relayLink         // nil: no relay
+	stamp       bool               // as Config.Stamp
+	answersOnly bool               // as Config.AnswersOnly: shakes knows no peers
+	fixed       uint16             // the port to open; zero: choose
+	ports       []uint16           // tried in this order when there is a choice
+	failing     func(wgkey.Public) // called for a peer that does not answer by UDP; must not block
+	initiate    func(wgkey.Public) // begins a handshake with a peer
+	side        atomic.Pointer[func(msg []byte, from netip.AddrPort)]
+	opened      atomic.Uint32 // the port; zero while closed
+	held        heldBack
 
 	mu   sync.Mutex    // guards the following
 	done chan struct{} // closed by Close; nil while closed, and without a relay
@@ -171,6 +172,9 @@ func (w *wire) special(msg []byte, from conn.Endpoint) bool {
 		now := time.Now()
 		if key, ok := w.shakes.gotAnswer(msg, string(from.DstToBytes()), now); ok {
 			w.settle(key, receiverIndex(msg), from, now)
+			if w.shakes.hasBecomeRelayed(key) {
+				w.seekUDP(key, seekLater)
+			}
 		}
 	}
 	return true
@@ -193,12 +197,12 @@ func (w *wire) settle(key wgkey.Public, index uint32, at conn.Endpoint, now time
 
 // Send implements conn.Bind. wireguard-go sends each handshake message alone.
 func (w *wire) Send(bufs [][]byte, to conn.Endpoint) error {
-	if len(bufs) == 1 && len(bufs[0]) > 0 && bufs[0][0] != typeTransport {
+	if len(bufs) == 1 && len(bufs[0]) > 0 && bufs[0][0] != typeTransport && !w.answersOnly {
 		switch msg := bufs[0]; {
 		case msg[0] == typeInitiation && len(msg) == initiationLen:
 			return w.sendInitiation(msg, to)
 		case msg[0] == typeResponse && len(msg) == responseLen:
-			w.sentResponse(msg, to)
+			to = w.sentResponse(msg, to)
 		}
 	}
 	return w.carry(bufs, to)

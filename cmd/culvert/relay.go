@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -86,12 +87,16 @@ func runRelay(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
 	if err := printRelayStart(c.App.Writer, r); err != nil {
+		r.Close()
 		return err
 	}
 	log.Info("relay is up", "name", at.conf.Server.Name, "url", r.Offer().URL, "socket", socket)
-	return attendRelay(c, r, signals, log)
+	err = attendRelay(c, r, signals, at.reload(c, r, log))
+	if err == nil {
+		log.Info("relay is down")
+	}
+	return err
 }
 
 // useTwoThreads keeps one client that sends without pause from delaying the others on a machine with one core: with a single
@@ -114,21 +119,26 @@ func parseListenFlags(texts []string) ([]config.ListenAddr, error) {
 	return list, nil
 }
 
-// attendRelay does what signals ask for until the relay has ended.
-func attendRelay(c *cli.Context, r *relayd.Relay, signals <-chan os.Signal, log *slog.Logger) error {
+// stuckTime is how long a relay may take that was told to end at once. Only a file system that does not answer holds it up.
+const stuckTime = 3 * time.Second
+
+// attendRelay does what signals ask for until the relay has ended. No signal waits for another.
+func attendRelay(c *cli.Context, r *relayd.Relay, signals <-chan os.Signal, reload func()) error {
 	ctx, stopAtOnce := context.WithCancel(c.Context)
 	defer stopAtOnce()
 	draining := false
+	var stuck <-chan time.Time
 	for {
 		select {
 		case s := <-signals:
 			switch {
 			case s == syscall.SIGHUP:
-				if err := r.Reload(); err != nil {
-					log.Error("the configuration was not reloaded", "err", err)
-				}
+				go reload()
 			case draining:
 				stopAtOnce()
+				if stuck == nil {
+					stuck = time.After(stuckTime)
+				}
 			default:
 				draining = true
 				go r.Drain(ctx)
@@ -137,8 +147,21 @@ func attendRelay(c *cli.Context, r *relayd.Relay, signals <-chan os.Signal, log 
 			if !draining {
 				return errors.New("the relay has stopped by itself; the log says why")
 			}
-			log.Info("relay is down")
 			return nil
+		case <-stuck:
+			return errors.New("the relay was told to end and did not: is there a file or folder of its that does not answer?")
+		}
+	}
+}
+
+// reload returns what SIGHUP asks for.
+func (at relayPlace) reload(c *cli.Context, r *relayd.Relay, log *slog.Logger) func() {
+	return func() {
+		if err := r.Reload(); err != nil {
+			log.Error("the configuration was not reloaded", "err", err)
+		}
+		if file := at.places.relayConfig(c.String("config"), at.state); at.conf.File == "" && file != "" {
+			log.Warn("a configuration is there that was not when the relay started: restart it to have that used", "file", file)
 		}
 	}
 }
@@ -166,6 +189,6 @@ func printRelayStart(w io.Writer, r *relayd.Relay) error {
 
 func printGuess(w io.Writer, o relayd.Offer) {
 	if o.Guessed {
-		fmt.Fprint(w, "# the address is this host's own: where nodes cannot reach it, set URL in the relay's configuration\n")
+		fmt.Fprintf(w, "# the address is a guess%s: where nodes cannot reach it, set URL in the relay's configuration\n", o.Doubt())
 	}
 }

@@ -4,16 +4,19 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"culvert.dev/culvert/internal/config"
+	"culvert.dev/culvert/node/relayd"
 )
 
 func relayCheckCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "check",
-		Usage:     "validate a relay's configuration and its allow file",
+		Usage:     "validate a relay's configuration, its allow file and its certificate files",
 		ArgsUsage: "[FILE]",
 		Description: "Prints every error as FILE:LINE: message, and exits with status 1 if there is one. Warnings do not change\n" +
 			"the status.",
@@ -43,7 +46,9 @@ func runRelayCheck(c *cli.Context) error {
 	case err != nil:
 		return err
 	default:
-		result.Warnings = append(result.Warnings, conf.Warnings...)
+		more, warnings := relayd.Check(conf, time.Now())
+		result.OK, result.Errors = len(more) == 0, append(result.Errors, more...)
+		result.Warnings = slices.Concat(result.Warnings, conf.Warnings, warnings)
 	}
 	if c.Bool("json") {
 		err = printJSON(c.App.Writer, result)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -27,10 +28,12 @@ func relaySocketFlag() cli.Flag {
 	}
 }
 
+const relaySocketDir = "culvert-relay" // below $XDG_RUNTIME_DIR; apart from nodes' sockets, which are found by looking
+
 // relayPlace is a relay as the command line and the environment name it: its configuration and where its files are.
 type relayPlace struct {
 	places places
-	conf   *config.RelayConfig
+	conf   *config.RelayConfig // nil: it has errors
 	state  string
 }
 
@@ -66,7 +69,7 @@ func (at relayPlace) newSocket(named string) (string, error) {
 		socket = at.conf.Control.Socket
 	}
 	if dir := at.places.getenv("XDG_RUNTIME_DIR"); socket == "" && filepath.IsAbs(dir) {
-		socket = filepath.Join(dir, "culvert-relay", at.conf.Server.Name+".sock") // apart from nodes', which are found by looking
+		socket = filepath.Join(dir, relaySocketDir, at.conf.Server.Name+".sock")
 	}
 	if socket == "" {
 		socket = at.stateSocket()
@@ -99,10 +102,30 @@ func relayClient(c *cli.Context) (*control.Client, error) {
 		return control.NewClient(named), nil
 	}
 	at, err := findRelay(c)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		return at.client("")
 	}
-	return at.client("")
+	if socket := at.anySocket(); socket != "" { // who wants to look at a relay need not have its configuration in order
+		return control.NewClient(socket), nil
+	}
+	return nil, err
+}
+
+// anySocket finds the socket of a relay without its configuration: "" if there is none, or more than one to choose from.
+func (at relayPlace) anySocket() string {
+	if socket := at.stateSocket(); at.state != "" && isSocket(socket) {
+		return socket
+	}
+	dir := at.places.getenv("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(dir) {
+		return ""
+	}
+	list, _ := filepath.Glob(filepath.Join(dir, relaySocketDir, "*.sock")) // the pattern is a good one
+	list = slices.DeleteFunc(list, func(file string) bool { return !isSocket(file) })
+	if len(list) != 1 {
+		return ""
+	}
+	return list[0]
 }
 
 // aboutRelay says what the absence of a relay means to the user.

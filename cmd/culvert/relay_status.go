@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -14,12 +12,15 @@ import (
 
 func relayStatusCommand() *cli.Command {
 	return &cli.Command{
-		Name:               "status",
-		Usage:              "show the running relay: its clients, its certificate, what it refused and dropped",
-		Description:        "The text shows the clients with the most traffic, --json all of them.",
-		Flags:              []cli.Flag{jsonFlag(), relaySocketFlag(), relayConfigFlag(), stateFlag()},
-		CustomHelpTemplate: cli.CommandHelpTemplate + example(`culvert relay status --json | jq '.clients[] | .name'`),
-		Action:             runRelayStatus,
+		Name:  "status",
+		Usage: "show the running relay: its clients, its certificate, what it refused and dropped",
+		Description: "The text shows the clients with the most traffic, --json all of them. With --watch it goes on every second until\n" +
+			"interrupted: in place on a terminal, else block after block, with --json one document a line.",
+		Flags: []cli.Flag{watchFlag(), jsonFlag(), relaySocketFlag(), relayConfigFlag(), stateFlag()},
+		CustomHelpTemplate: cli.CommandHelpTemplate + example(
+			"culvert relay status --watch",
+			`culvert relay status --json | jq '.clients[] | .name'`),
+		Action: runRelayStatus,
 	}
 }
 
@@ -31,18 +32,8 @@ func runRelayStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var document json.RawMessage
-	if err := client.Status(c.Context, &document); err != nil {
-		return aboutRelay(err)
-	}
-	if c.Bool("json") {
-		return printJSON(c.App.Writer, document) // as the relay sent it
-	}
-	var s relayd.Status
-	if err := json.Unmarshal(document, &s); err != nil {
-		return fmt.Errorf("the answer is not what this version of culvert expects: %w", err)
-	}
-	return s.WriteText(c.App.Writer, time.Now())
+	v := statusView{client: client, json: c.Bool("json"), document: func() statusDocument { return new(relayd.Status) }}
+	return aboutRelay(v.run(c))
 }
 
 func relayConfigCommand() *cli.Command {

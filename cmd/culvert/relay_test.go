@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -55,7 +53,7 @@ func TestSecondSignalEndsTheRelayAtOnce(t *testing.T) {
 	ended := make(chan error)
 	c := cli.NewContext(newApp(), nil, nil)
 	c.Context = context.Background()
-	go func() { ended <- attendRelay(c, r, signals, slog.New(slog.NewTextHandler(io.Discard, nil))) }()
+	go func() { ended <- attendRelay(c, r, signals, func() {}) }()
 	signals <- syscall.SIGHUP // is no end
 	signals <- syscall.SIGTERM
 	for {

@@ -26,8 +26,7 @@ func statusCommand() *cli.Command {
 		Description: "With --watch it goes on every second until interrupted: in place on a terminal, else block after block,\n" +
 			"with --json one document a line.",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "watch", Usage: "show it again every second", EnvVars: []string{"CULVERT_WATCH"}},
-			jsonFlag(), socketFlag(), configFlag(), stateFlag(),
+			watchFlag(), jsonFlag(), socketFlag(), configFlag(), stateFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate + example(
 			"culvert status --watch",
@@ -41,7 +40,16 @@ func runStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	v := statusView{client: client, json: c.Bool("json")}
+	v := statusView{client: client, json: c.Bool("json"), document: nodeStatus}
+	return v.run(c)
+}
+
+func watchFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "watch", Usage: "show it again every second", EnvVars: []string{"CULVERT_WATCH"}}
+}
+
+// run shows the status once, or with --watch until it is interrupted.
+func (v statusView) run(c *cli.Context) error {
 	if !c.Bool("watch") {
 		b, err := v.render(c.Context, true)
 		if err != nil {
@@ -67,11 +75,19 @@ func nodeClient(c *cli.Context) (*control.Client, error) {
 	return control.NewClient(socket), nil
 }
 
-// statusView shows the status of one node.
+// statusView shows the status of one node or relay.
 type statusView struct {
-	client *control.Client
-	json   bool
+	client   *control.Client
+	json     bool
+	document func() statusDocument // returns a new one to fill; not needed for json
 }
+
+// statusDocument is what a node or a relay tells of itself.
+type statusDocument interface {
+	WriteText(w io.Writer, now time.Time) error
+}
+
+func nodeStatus() statusDocument { return new(node.Status) }
 
 // render returns the status as text, or the document exactly as the node sent it.
 func (v statusView) render(ctx context.Context, indent bool) ([]byte, error) {
@@ -87,15 +103,15 @@ func (v statusView) render(ctx context.Context, indent bool) ([]byte, error) {
 		err := printJSON(&b, document)
 		return b.Bytes(), err
 	}
-	var s node.Status
-	if err := v.client.Status(ctx, &s); err != nil {
+	s := v.document()
+	if err := v.client.Status(ctx, s); err != nil {
 		return nil, err
 	}
 	err := s.WriteText(&b, time.Now())
 	return b.Bytes(), err
 }
 
-// watch shows the status until ctx ends. A node that cannot be asked at first is an error; later it may come back.
+// watch shows the status until ctx ends. What cannot be asked at first is an error; later it may come back.
 func (v statusView) watch(ctx context.Context, w io.Writer, terminal bool) error {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()

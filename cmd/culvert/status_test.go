@@ -161,7 +161,7 @@ func TestWatch(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
 			w := &blocks{left: 2, cancel: cancel}
-			v := statusView{client: control.NewClient(socket), json: c.json}
+			v := statusView{client: control.NewClient(socket), json: c.json, document: nodeStatus}
 			if err := v.watch(ctx, w, c.terminal); err != nil {
 				t.Fatal(err)
 			}
@@ -186,7 +186,7 @@ func TestWatchOutlivesTheNode(t *testing.T) {
 		s.Shutdown(context.Background())
 		return w.Write(p)
 	})
-	v := statusView{client: control.NewClient(socket)}
+	v := statusView{client: control.NewClient(socket), document: nodeStatus}
 	if err := v.watch(ctx, down, false); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -28,11 +30,19 @@ type Allowed struct {
 // nor does a key that stood there before. The error wraps fs.ErrNotExist, or is Errors with every line that is not understood. With
 // an error there is no list, so that no misspelt line admits anybody, and the caller keeps what it had.
 func ParseAllowed(file string) ([]Allowed, error) {
-	text, err := readLimited(file, longestAllowFile)
+	text, err := readAllowFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("read allow file: %w", err)
 	}
 	return parseAllowFile(file, text.bytes)
+}
+
+// readAllowFile does not open a named pipe: a relay that runs would wait for somebody to write to it.
+func readAllowFile(file string) (*content, error) {
+	if info, err := os.Stat(file); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
+		return nil, &fs.PathError{Op: "open", Path: file, Err: errors.New("is a pipe: want a file")}
+	}
+	return readLimited(file, longestAllowFile)
 }
 
 func parseAllowFile(file string, text []byte) ([]Allowed, error) {

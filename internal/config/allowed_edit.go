@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -70,7 +71,7 @@ func editAllowed(file string, edit func(lines []string, list []Allowed) []string
 		return false, fmt.Errorf("lock the folder of %s: %w", file, cause(err))
 	}
 	defer unlock()
-	text, err := readLimited(file, longestAllowFile)
+	text, err := readAllowFile(file)
 	absent := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !absent {
 		return false, fmt.Errorf("read allow file: %w", err)
@@ -89,7 +90,22 @@ func editAllowed(file string, edit func(lines []string, list []Allowed) []string
 	case now == strings.Join(allowLines(old), ""):
 		return false, nil
 	case absent:
-		return true, WriteSecret(file, allowFileHead+now)
+		return true, makeAllowFile(file, allowFileHead+now)
 	}
 	return true, replaceFile(file, now)
+}
+
+// makeAllowFile gives a file that root makes the owner of its folder: the relay, most likely, which has to read it.
+func makeAllowFile(file, text string) error {
+	if err := WriteSecret(file, text); err != nil {
+		return err
+	}
+	folder, err := os.Stat(filepath.Dir(file))
+	if err == nil {
+		err = keepOwner(file, folder)
+	}
+	if err != nil {
+		return fmt.Errorf("create %s: give it to the owner of the folder: %w", file, cause(err))
+	}
+	return nil
 }

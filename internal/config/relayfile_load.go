@@ -228,6 +228,8 @@ func (l *loader) checkAllowFile(read func(string) ([]Allowed, error)) {
 			l.file = l.cfg.File
 			l.warn(line, "AllowFile: there is no %s yet; culvert relay allow makes it", s.AllowFile)
 		}
+	case err != nil && !given:
+		l.faultAt(s.AllowFile, 0, "read allow file: %v", cause(err))
 	case err != nil:
 		l.faultAt(l.cfg.File, line, "AllowFile: read %s: %v", s.AllowFile, cause(err))
 	}

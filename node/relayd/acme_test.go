@@ -207,7 +207,7 @@ func TestWithoutACertificateClientsAreRefusedAtOnce(t *testing.T) {
 		t.Errorf("status: %+v", st.Certificate)
 	}
 	write(t, a.rootCA, "nonsense")
-	if _, err := newACMECert(acmeConfig{rootCA: a.rootCA}, testLog(t)); err == nil || !strings.Contains(err.Error(), a.rootCA) {
+	if _, err := newACMECert(t.Context(), acmeConfig{rootCA: a.rootCA}, testLog(t)); err == nil || !strings.Contains(err.Error(), a.rootCA) {
 		t.Errorf("a file without roots: %v", err)
 	}
 }

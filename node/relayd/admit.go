@@ -67,7 +67,7 @@ func (a *admission) set(r *rules) (added, removed int) {
 }
 
 // readRules puts the list of the configuration and that of its allow file together; a name in the configuration counts first. A
-// file that is not there allows nobody. With an error there are no rules, and those from before should stay.
+// file that is not there allows nobody. With an error there are no rules: see problemOf.
 func readRules(conf *config.RelayConfig, open bool) (*rules, error) {
 	s := &conf.Server
 	list := s.Allow
@@ -78,11 +78,16 @@ func readRules(conf *config.RelayConfig, open bool) (*rules, error) {
 		}
 		list = append(list[:len(list):len(list)], more...)
 	}
+	return rulesOf(list, open), nil
+}
+
+// rulesOf makes rules of a list. The first name of a key counts.
+func rulesOf(list []config.Allowed, open bool) *rules {
 	r := &rules{open: open, names: make(map[wgkey.Public]string, len(list))}
 	for _, a := range list {
 		if r.names[a.Key] == "" {
 			r.names[a.Key] = a.Name
 		}
 	}
-	return r, nil
+	return r
 }

@@ -41,6 +41,8 @@ func serverTLS(source certSource, meta func() []byte) *tls.Config {
 		NextProtos: []string{"http/1.1"},
 		// Connections last for days, so that resuming saves nothing; without tickets a client always sees the certificate in use.
 		SessionTicketsDisabled: true,
+		// Datagrams go out as whole records; small ones at the start of a connection would only cost more.
+		DynamicRecordSizingDisabled: true,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			cert, err := source.get(hello)
 			if err != nil || isChallenge(hello) {

@@ -44,16 +44,20 @@ type acmeCert struct {
 	ready map[string]bool // by domain: a certificate was got, and is kept up by autocert from there on
 }
 
-func newACMECert(cfg acmeConfig, log *slog.Logger) (*acmeCert, error) {
-	client := &acme.Client{DirectoryURL: cfg.directory, UserAgent: "culvert"}
+// newACMECert does nothing yet. Once ctx has ended it asks for no certificate any more.
+func newACMECert(ctx context.Context, cfg acmeConfig, log *slog.Logger) (*acmeCert, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
 	if cfg.rootCA != "" {
 		roots, err := readRoots(cfg.rootCA)
 		if err != nil {
 			return nil, err
 		}
-		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
-		client.HTTPClient = &http.Client{Transport: transport, Timeout: time.Minute}
+	}
+	context.AfterFunc(ctx, transport.CloseIdleConnections)
+	client := &acme.Client{
+		DirectoryURL: cfg.directory, UserAgent: "culvert",
+		HTTPClient: &http.Client{Transport: &boundTransport{transport, ctx}, Timeout: time.Minute},
 	}
 	return &acmeCert{
 		domains: cfg.domains, log: log, ready: map[string]bool{},
@@ -153,7 +157,7 @@ func (a *acmeCert) obtainOne(ctx context.Context, domain string) {
 }
 
 // ask has autocert look in its cache, or order a certificate. It may take minutes, in which ctx is heeded; autocert knows nothing of
-// ctx and gives up by itself, after five minutes at most.
+// ctx, but its requests end with it.
 func (a *acmeCert) ask(ctx context.Context, domain string) (*tls.Certificate, error) {
 	type answer struct {
 		cert *tls.Certificate

@@ -17,7 +17,6 @@ type fileCert struct {
 
 	mu     sync.Mutex // guards the following
 	loaded stamp      // of the files when current was read
-	failed stamp      // of files that could not be used: told of once
 	seen   stamp      // at the last look
 }
 
@@ -39,14 +38,14 @@ func (f *fileCert) get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return 
 func (f *fileCert) leaf() (*x509.Certificate, error) { return f.current.Load().Leaf, nil }
 
 // refresh reads the files again once they have changed and are the same at two looks, so that one that is half written, or a
-// new certificate beside the old key, is let be.
+// new certificate beside the old key, is let be. Files that cannot be used are an error at each look.
 func (f *fileCert) refresh(time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	at := stampOf(f.cert, f.key)
 	settled := at == f.seen
 	f.seen = at
-	if !settled || at == f.loaded || at == f.failed {
+	if !settled || at == f.loaded {
 		return nil
 	}
 	return f.takeLocked(at)
@@ -61,7 +60,6 @@ func (f *fileCert) reload() error {
 
 func (f *fileCert) takeLocked(at stamp) error {
 	if err := f.load(); err != nil {
-		f.failed = at
 		return err
 	}
 	f.loaded = at

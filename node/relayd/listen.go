@@ -24,18 +24,21 @@ const requestTime = 15 * time.Second
 // not have that; fellBack tells so.
 func listenRelay(addrs []config.ListenAddr) (list []net.Listener, fellBack bool, err error) {
 	if len(addrs) > 0 {
-		list, err = listenAll(addrs)
+		list, err = listenAll(addrs, relayListen)
 		return list, false, err
 	}
-	list, err = listenAll([]config.ListenAddr{{Port: defaultPort}})
+	list, err = listenAll([]config.ListenAddr{{Port: defaultPort}}, relayListen)
 	if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) {
-		list, err = listenAll([]config.ListenAddr{{Port: fallbackPort}})
+		list, err = listenAll([]config.ListenAddr{{Port: fallbackPort}}, relayListen)
 		return list, true, err
 	}
 	return list, false, err
 }
 
-func listenAll(addrs []config.ListenAddr) ([]net.Listener, error) {
+// relayListen is where the relay's own addresses are set.
+const relayListen = "Listen in [Relay], or --listen"
+
+func listenAll(addrs []config.ListenAddr, key string) ([]net.Listener, error) {
 	var list []net.Listener
 	for _, a := range addrs {
 		// SO_REUSEADDR, which package net sets, is enough beside a relay that drains: it has closed its listeners, and its open
@@ -43,7 +46,7 @@ func listenAll(addrs []config.ListenAddr) ([]net.Listener, error) {
 		l, err := net.Listen("tcp", a.String())
 		if err != nil {
 			closeAll(list)
-			return nil, explainListen("listen on "+a.String(), err)
+			return nil, explainListen("listen on "+a.String(), key, err)
 		}
 		list = append(list, l)
 	}
@@ -56,16 +59,16 @@ func closeAll(list []net.Listener) {
 	}
 }
 
-// explainListen adds what to do.
-func explainListen(what string, err error) error {
+// explainListen adds what to do; key is where the address is set.
+func explainListen(what, key string, err error) error {
 	hint := ""
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		hint = ": another program uses this address and port; end it, or name another one"
+		hint = ": another program uses this address and port; end it, or set another one by " + key
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		hint = ": this host has no such address"
+		hint = ": this host has no such address; set another one by " + key
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		hint = ": ports below 1024 need a privilege; name a higher one, or lower net.ipv4.ip_unprivileged_port_start by sysctl"
+		hint = ": ports below net.ipv4.ip_unprivileged_port_start need a privilege; lower that by sysctl, or set a higher port by " + key
 	default:
 		return fmt.Errorf("%s: %w", what, err)
 	}

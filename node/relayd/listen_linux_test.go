@@ -26,7 +26,7 @@ func TestAnotherPortWhereTheDefaultIsRefused(t *testing.T) {
 				r.port = addressOf(list[0]).Port()
 			}
 			closeAll(list)
-			list, r.hint = listenAll(listenAddrs(t, "127.0.0.1:443"))
+			list, r.hint = listenAll(listenAddrs(t, "127.0.0.1:443"), "ListenHTTP")
 			closeAll(list)
 		}
 		done <- r
@@ -43,7 +43,7 @@ func TestAnotherPortWhereTheDefaultIsRefused(t *testing.T) {
 	if r.port != fallbackPort || !r.fellBack {
 		t.Errorf("port %d, fell back %v", r.port, r.fellBack)
 	}
-	if r.hint == nil || !strings.Contains(r.hint.Error(), "ports below 1024 need a privilege") {
+	if r.hint == nil || !strings.Contains(r.hint.Error(), "need a privilege; lower that by sysctl, or set a higher port by ListenHTTP") {
 		t.Errorf("where the port was asked for: %v", r.hint)
 	}
 }

@@ -103,7 +103,7 @@ func (r *Relay) newCert(conf *config.RelayConfig, now time.Time) (certSource, er
 		}
 		return f, nil
 	case config.TLSACME:
-		a, err := newACMECert(acmeConfig{
+		a, err := newACMECert(r.ctx, acmeConfig{
 			domains: s.Domains, directory: s.ACMEDirectory, email: s.ACMEEmail, rootCA: s.ACMERootCA, cache: acmeCache(r.cfg.State),
 		}, r.log)
 		if err != nil {
@@ -116,6 +116,21 @@ func (r *Relay) newCert(conf *config.RelayConfig, now time.Time) (certSource, er
 		return nil, err
 	}
 	return c, nil
+}
+
+// Doubt says what speaks against a guessed address, "" if nothing does.
+func (o Offer) Doubt() string {
+	a, err := netip.ParseAddr(o.host())
+	shared := netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+	switch {
+	case err != nil || !o.Guessed:
+		return ""
+	case a.IsLoopback():
+		return ", and this host alone reaches it"
+	case a.IsPrivate(), a.IsLinkLocalUnicast(), shared.Contains(a):
+		return ", and no public one"
+	}
+	return ""
 }
 
 // host is the one in the URL.

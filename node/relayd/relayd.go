@@ -53,27 +53,28 @@ type Relay struct {
 	started time.Time
 	conf    atomic.Pointer[config.RelayConfig]
 
-	lock       *control.Lock
-	admission  admission
-	cert       certSource // nil without TLS
-	server     *relayserver.Server
-	listeners  []net.Listener // of the relay
-	plain      []net.Listener // of ListenHTTP
-	fellBack   bool           // the default port was refused
-	maxClients int
-	http       []*http.Server
-	stun       *stun.Server // nil: off
-	wgstun     *wgServer    // nil: off
-	control    *control.Server
-	monitor    *control.HTTPServer // of [Control] HTTP; nil: none
-	offer      Offer
+	lock         *control.Lock
+	admission    admission
+	allowProblem atomic.Pointer[allowProblem] // nil: the allow file is as it should be
+	cert         certSource                   // nil without TLS
+	server       *relayserver.Server
+	listeners    []net.Listener // of the relay
+	plain        []net.Listener // of ListenHTTP
+	fellBack     bool           // the default port was refused
+	http         []*http.Server
+	stun         *stun.Server // nil: off
+	wgstun       *wgServer    // nil: off
+	control      *control.Server
+	monitor      *control.HTTPServer // of [Control] HTTP; nil: none
+	offer        Offer
 
 	ctx      context.Context
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup // everything that ctx ends
 	serving  sync.WaitGroup // what serves listeners
 	draining atomic.Bool
-	hush     sync.Once // stops what a successor takes over
+	deaf     atomic.Bool // a listener has ended by itself
+	hush     sync.Once   // stops what a successor takes over
 	stop     sync.Once
 	done     chan struct{}
 
@@ -132,10 +133,6 @@ func (r *Relay) start(ctx context.Context) (err error) {
 	if err := r.listen(conf); err != nil {
 		return err
 	}
-	r.maxClients = clientsFor(conf.Server.MaxClients, files())
-	if r.maxClients < conf.Server.MaxClients && conf.Server.MaxClients != config.DefaultMaxClients {
-		r.log.Warn("fewer clients than MaxClients have room: raise the limit of descriptors (ulimit -n)", "clients", r.maxClients)
-	}
 	if r.server, err = relayserver.New(r.serverConfig(conf)); err != nil {
 		return err
 	}
@@ -164,11 +161,27 @@ func (r *Relay) rate(conf *config.RelayConfig) config.Rate {
 	return conf.Server.Rate
 }
 
+// limits are those that a reload can change.
+func (r *Relay) limits(conf *config.RelayConfig) relayserver.Limits {
+	return relayserver.Limits{
+		MaxClients: clientsFor(conf.Server.MaxClients, files()), MaxPerAddress: conf.Server.MaxPerAddress, Rate: int(r.rate(conf) / 8),
+	}
+}
+
+// warnOfLimits tells of a limit that the host does not have room for.
+func (r *Relay) warnOfLimits(conf *config.RelayConfig) {
+	room := r.limits(conf).MaxClients
+	if room < conf.Server.MaxClients && conf.Server.MaxClients != config.DefaultMaxClients {
+		r.log.Warn("fewer clients than MaxClients have room: raise the limit of descriptors (ulimit -n) and restart", "clients", room)
+	}
+}
+
 func (r *Relay) serverConfig(conf *config.RelayConfig) relayserver.Config {
-	s := &conf.Server
+	s, limits := &conf.Server, r.limits(conf)
+	r.warnOfLimits(conf)
 	c := relayserver.Config{
-		Key: s.Key.Private, Admit: r.admission.admit, MaxClients: r.maxClients, MaxPerAddress: s.MaxPerAddress,
-		Rate: int(r.rate(conf) / 8), TrustedProxies: s.TrustProxy, Logger: r.log,
+		Key: s.Key.Private, Admit: r.admission.admit, MaxClients: limits.MaxClients, MaxPerAddress: limits.MaxPerAddress,
+		Rate: limits.Rate, TrustedProxies: s.TrustProxy, Logger: r.log,
 	}
 	if r.wgstun != nil {
 		c.Presence = r.wgstun.presence
@@ -185,7 +198,7 @@ func (r *Relay) listen(conf *config.RelayConfig) (err error) {
 	if r.listeners, r.fellBack, err = listenRelay(addrs); err != nil {
 		return fmt.Errorf("relay: %w", err)
 	}
-	if r.plain, err = listenAll(conf.Server.ListenHTTP); err != nil {
+	if r.plain, err = listenAll(conf.Server.ListenHTTP, "ListenHTTP"); err != nil {
 		return fmt.Errorf("ListenHTTP: %w", err)
 	}
 	// WG-STUN comes first: the STUN server's second port is the next that is free.

@@ -324,8 +324,6 @@ func TestReloadRefusesWhatNeedsARestart(t *testing.T) {
 	for what, conf := range map[string]string{
 		"[Relay] Name":   strings.Replace(quiet, "= test", "= other", 1),
 		"[Relay] Listen": strings.Replace(quiet, "127.0.0.1:0", "127.0.0.2:0", 1),
-		"[Relay] Open":   strings.Replace(quiet, "[STUN]", "Open = yes\n[STUN]", 1),
-		"[Relay] Rate":   strings.Replace(quiet, "[STUN]", "Rate = 1Mbit\n[STUN]", 1),
 		"[STUN] Listen":  strings.Replace(quiet, "[STUN]\nListen = off", "[STUN]\nListen = :0", 1),
 		"[Control]":      quiet + "[Control]\nHTTP = 127.0.0.1:1\n",
 	} {

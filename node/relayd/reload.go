@@ -32,9 +32,15 @@ func (r *Relay) Reload() error {
 			return err
 		}
 	}
+	if err := r.server.SetLimits(r.limits(conf)); err != nil {
+		return err
+	}
+	if s := &conf.Server; s.MaxClients != r.conf.Load().Server.MaxClients {
+		r.warnOfLimits(conf)
+	}
 	r.useConfig(conf)
 	r.useRulesLocked(conf, rules)
-	r.log.Info("configuration reloaded", "keys", len(rules.names), "open", rules.open)
+	r.log.Info("configuration reloaded", "file", r.cfg.File, "keys", len(rules.names), "open", rules.open)
 	return nil
 }
 
@@ -57,10 +63,6 @@ func needsRestart(a, b *config.RelayConfig) string {
 		{"[Relay] ACMERootCA", s.ACMERootCA == t.ACMERootCA},
 		{"[Relay] ListenHTTP", slices.Equal(s.ListenHTTP, t.ListenHTTP)},
 		{"[Relay] TrustProxy", slices.Equal(s.TrustProxy, t.TrustProxy)},
-		{"[Relay] Open, and with it the Rate,", s.Open == t.Open || s.Rate == t.Rate},
-		{"[Relay] Rate", s.Rate == t.Rate},
-		{"[Relay] MaxClients", s.MaxClients == t.MaxClients},
-		{"[Relay] MaxPerAddress", s.MaxPerAddress == t.MaxPerAddress},
 		{"[STUN] Listen", slices.Equal(a.STUN.Listen, b.STUN.Listen)},
 		{"[WGSTUN] Listen", slices.Equal(a.WGSTUN.Listen, b.WGSTUN.Listen)},
 		{"[WGSTUN] PrivateKey", a.WGSTUN.Key == b.WGSTUN.Key},

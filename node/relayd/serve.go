@@ -2,13 +2,13 @@ package relayd
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
-	"log/slog"
 	"net"
 	"net/http"
 	"time"
 
-	"culvert.dev/culvert/internal/config"
+	"culvert.dev/culvert/traversal/relay"
 )
 
 // serve starts everything that goes on until the relay stops.
@@ -43,12 +43,13 @@ func (r *Relay) serve() {
 func (r *Relay) serveOn(l net.Listener, handler http.Handler) {
 	s := r.server.HTTPServer()
 	s.Handler = handler
-	s.ReadTimeout, s.WriteTimeout = requestTime, requestTime         // of requests that do not become connections of the relay
-	s.ErrorLog = slog.NewLogLogger(r.log.Handler(), slog.LevelDebug) // of scanners, mostly
+	s.ReadTimeout, s.WriteTimeout = requestTime, requestTime // of requests that do not become connections of the relay
+	s.ErrorLog = newHTTPLog(r.log)
 	r.http = append(r.http, s)
 	r.serving.Go(func() {
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			r.log.Error("a listener of the relay has ended", "addr", l.Addr(), "err", err)
+			r.log.Error("a listener of the relay has ended: restart the relay", "addr", l.Addr(), "err", err)
+			r.deaf.Store(true)
 		}
 	})
 }
@@ -57,7 +58,7 @@ func (r *Relay) serveOn(l net.Listener, handler http.Handler) {
 func (r *Relay) watchFiles() {
 	tick := time.NewTicker(r.cfg.Poll)
 	defer tick.Stop()
-	var certs certWatch
+	certs := certWatch{leaf: r.leaf()}
 	for {
 		select {
 		case <-r.ctx.Done():
@@ -73,6 +74,19 @@ func (r *Relay) watchFiles() {
 type certWatch struct {
 	problem string
 	ending  time.Time
+	leaf    *x509.Certificate // nil: there was none
+}
+
+// leaf is the certificate in use, nil if there is none.
+func (r *Relay) leaf() *x509.Certificate {
+	if r.cert == nil {
+		return nil
+	}
+	leaf, err := r.cert.leaf()
+	if err != nil {
+		return nil
+	}
+	return leaf
 }
 
 const (
@@ -85,7 +99,6 @@ func (r *Relay) refreshCert(now time.Time, w *certWatch) {
 	if r.cert == nil {
 		return
 	}
-	before, _ := r.cert.leaf()
 	problem := ""
 	if err := r.cert.refresh(now); err != nil {
 		if problem = err.Error(); problem != w.problem {
@@ -93,43 +106,24 @@ func (r *Relay) refreshCert(now time.Time, w *certWatch) {
 		}
 	}
 	w.problem = problem
-	after, err := r.cert.leaf()
-	if err != nil {
+	before, after := w.leaf, r.leaf()
+	w.leaf = after
+	if after == nil {
 		return
 	}
 	if before != nil && !after.Equal(before) {
+		w.ending = time.Time{}
 		r.log.Info("new certificate in use", "source", r.cert.kind(), "until", after.NotAfter)
+		if pin := r.pinToTell(); pin != "" && pin != relay.PinOf(before).String() {
+			r.log.Warn("the new certificate has another key: nodes that pin the old one are refused until they have the new Pin", "pin", pin)
+		}
 	}
 	if after.NotAfter.Sub(now) < certEnding && now.Sub(w.ending) > certRemind {
 		w.ending = now
-		r.log.Warn("the certificate is about to end and has not been renewed", "source", r.cert.kind(), "until", after.NotAfter)
-	}
-}
-
-// refreshAllowed takes the allow file if it has changed. One with an error changes nothing.
-func (r *Relay) refreshAllowed() {
-	r.reloading.Lock()
-	defer r.reloading.Unlock()
-	conf := r.conf.Load()
-	if !r.allowed.changed(conf.Server.AllowFile) {
-		return
-	}
-	rules, err := readRules(conf, r.open(conf))
-	if err != nil {
-		r.log.Error("the allow list stays as it was", "err", err)
-		return
-	}
-	r.useRulesLocked(conf, rules)
-}
-
-// useRulesLocked admits by new rules, from here on and those who are here already.
-func (r *Relay) useRulesLocked(conf *config.RelayConfig, rules *rules) {
-	added, removed := r.admission.set(rules)
-	if r.wgstun != nil {
-		r.wgstun.setFixed(fixedPeers(conf, rules))
-	}
-	r.server.Recheck()
-	if added > 0 || removed > 0 {
-		r.log.Info("allow list read again", "keys", len(rules.names), "added", added, "removed", removed)
+		what := "the certificate is about to end and has not been renewed"
+		if now.After(after.NotAfter) {
+			what = "the certificate has ended and has not been renewed: nodes without a Pin refuse it"
+		}
+		r.log.Warn(what, "source", r.cert.kind(), "until", after.NotAfter)
 	}
 }

@@ -27,8 +27,9 @@ type Status struct {
 	Listen      []netip.AddrPort  `json:"listen"`
 	Offer       Offer             `json:"offer"`
 	Certificate CertificateStatus `json:"certificate"`
-	Open        bool              `json:"open"`    // every key is admitted
-	Allowed     int               `json:"allowed"` // keys
+	Open        bool              `json:"open"`                  // every key is admitted
+	Allowed     int               `json:"allowed"`               // keys
+	AllowError  string            `json:"allow_error,omitempty"` // why the allow file is not heeded
 	Limits      LimitStatus       `json:"limits"`
 	Clients     []ClientStatus    `json:"clients"` // the most traffic first
 	Traffic     TrafficStatus     `json:"traffic"`
@@ -130,8 +131,11 @@ func (r *Relay) Status() Status {
 		Name: conf.Server.Name, Version: r.cfg.Version, UptimeS: int64(time.Since(r.started).Seconds()),
 		PublicKey: conf.Server.Key.Private.Public(), Listen: r.addresses(), Offer: r.Offer(), Certificate: r.certificateStatus(),
 		Open: rules.open, Allowed: len(rules.names),
-		Limits:  LimitStatus{RateBits: int64(r.rate(conf)), MaxClients: r.maxClients, MaxPerAddress: conf.Server.MaxPerAddress},
+		Limits:  LimitStatus{RateBits: int64(r.rate(conf)), MaxClients: r.limits(conf).MaxClients, MaxPerAddress: conf.Server.MaxPerAddress},
 		Clients: r.clients(), Traffic: trafficOf(stats), Refused: reasons(stats.Refused), Ended: reasons(stats.Ended), Dropped: reasons(stats.Dropped),
+	}
+	if p := r.allowProblem.Load(); p != nil {
+		s.AllowError = p.text
 	}
 	if r.stun != nil {
 		s.STUN = stunStatus(r.stun)
@@ -186,6 +190,12 @@ func stunStatus(server *stun.Server) *STUNStatus {
 func (r *Relay) Health() error {
 	if r.ctx.Err() != nil || r.draining.Load() {
 		return errors.New("the relay is stopping")
+	}
+	if r.deaf.Load() {
+		return errors.New("a listener has ended: restart the relay")
+	}
+	if p := r.allowProblem.Load(); p != nil && p.closed && !r.admission.rules.Load().open {
+		return errors.New(p.text)
 	}
 	if r.cert == nil {
 		return nil

@@ -6,13 +6,12 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"culvert.dev/culvert/internal/config"
+	"culvert.dev/culvert/internal/show"
 )
 
 const topClients = 20 // that the text shows
@@ -35,21 +34,25 @@ func (s Status) writeRelay(t io.Writer, now time.Time) {
 	for i, a := range s.Listen {
 		listen[i] = a.String()
 	}
-	fmt.Fprintf(t, "relay\t%s\n", printable(s.Name))
-	fmt.Fprintf(t, "version\t%s, up %s\n", printable(s.Version), span(time.Duration(s.UptimeS)*time.Second))
-	fmt.Fprintf(t, "url\t%s\n", printable(s.Offer.URL))
+	fmt.Fprintf(t, "relay\t%s\n", show.Printable(s.Name))
+	fmt.Fprintf(t, "version\t%s, up %s\n", show.Printable(s.Version), show.Span(time.Duration(s.UptimeS)*time.Second))
+	fmt.Fprintf(t, "url\t%s\n", show.Printable(s.Offer.URL))
 	fmt.Fprintf(t, "listens on\tTCP %s\n", strings.Join(listen, ", "))
 	fmt.Fprintf(t, "certificate\t%s\n", s.Certificate.text(now))
 	if s.Certificate.Pin != "" {
 		fmt.Fprintf(t, "pin\t%s\n", s.Certificate.Pin)
 	}
 	fmt.Fprintf(t, "admits\t%s\n", s.admits())
+	if s.AllowError != "" {
+		first, _, _ := strings.Cut(s.AllowError, "\n")
+		fmt.Fprintf(t, "allow file\tNOT HEEDED: %s\n", show.Printable(first))
+	}
 	rate := "any rate"
 	if s.Limits.RateBits > 0 {
 		rate = config.Rate(s.Limits.RateBits).String()
 	}
 	fmt.Fprintf(t, "limits\t%s of each client, %d clients, %d of one address\n", rate, s.Limits.MaxClients, s.Limits.MaxPerAddress)
-	fmt.Fprintf(t, "traffic\treceived %s, sent %s\n", bytesOf(s.Traffic.RxBytes), bytesOf(s.Traffic.TxBytes))
+	fmt.Fprintf(t, "traffic\treceived %s, sent %s\n", show.Bytes(s.Traffic.RxBytes), show.Bytes(s.Traffic.TxBytes))
 }
 
 func (s Status) admits() string {
@@ -69,11 +72,11 @@ func (c CertificateStatus) text(now time.Time) string {
 	case c.Source == certNone:
 		return "none: plain HTTP, behind a proxy"
 	case c.Problem != "":
-		return c.Source + ": " + printable(c.Problem)
+		return c.Source + ": " + show.Printable(c.Problem)
 	case now.After(c.Expires):
-		return fmt.Sprintf("%s, for %s, EXPIRED %s ago", c.Source, printable(strings.Join(c.Names, ", ")), span(now.Sub(c.Expires)))
+		return fmt.Sprintf("%s, for %s, EXPIRED %s ago", c.Source, show.Printable(strings.Join(c.Names, ", ")), show.Span(now.Sub(c.Expires)))
 	}
-	return fmt.Sprintf("%s, for %s, expires in %s", c.Source, printable(strings.Join(c.Names, ", ")), span(c.Expires.Sub(now)))
+	return fmt.Sprintf("%s, for %s, expires in %s", c.Source, show.Printable(strings.Join(c.Names, ", ")), show.Span(c.Expires.Sub(now)))
 }
 
 func (s Status) writeServers(t io.Writer) {
@@ -107,8 +110,8 @@ func (s Status) writeClients(t io.Writer, now time.Time) {
 	}
 	fmt.Fprintln(t, "KEY\tNAME\tADDRESS\tTRANSPORT\tSINCE\tRECEIVED\tSENT\tQUEUED\tDROPPED")
 	for _, c := range s.Clients[:min(topClients, len(s.Clients))] {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s ago\t%s\t%s\t%s\t%d\n", c.Key.Short(), orDash(printable(c.Name)), c.Address, printable(c.Transport),
-			span(now.Sub(c.Since)), bytesOf(c.RxBytes), bytesOf(c.TxBytes), bytesOf(uint64(max(c.QueuedBytes, 0))), c.Dropped)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s ago\t%s\t%s\t%s\t%d\n", c.Key.Short(), show.OrDash(show.Printable(c.Name)), c.Address, show.Printable(c.Transport),
+			show.Span(now.Sub(c.Since)), show.Bytes(c.RxBytes), show.Bytes(c.TxBytes), show.Bytes(uint64(max(c.QueuedBytes, 0))), c.Dropped)
 	}
 	if more := len(s.Clients) - topClients; more > 0 {
 		fmt.Fprintf(t, "and %d with less traffic: --json has them\n", more)
@@ -150,51 +153,6 @@ func writeCounts(t io.Writer, head, unit string, counts map[string]uint64, texts
 	}
 	fmt.Fprintf(t, "\n%s\t%s\tBECAUSE\n", head, unit)
 	for _, name := range names {
-		fmt.Fprintf(t, "%s\t%d\t%s\n", printable(name), counts[name], orDash(texts[name]))
+		fmt.Fprintf(t, "%s\t%d\t%s\n", show.Printable(name), counts[name], show.OrDash(texts[name]))
 	}
-}
-
-// span writes a duration in its two largest units. Clocks may disagree a little: what is negative counts as zero.
-func span(d time.Duration) string {
-	s := int64(max(d, 0) / time.Second)
-	switch {
-	case s < 60:
-		return fmt.Sprintf("%ds", s)
-	case s < 3600:
-		return fmt.Sprintf("%dm%02ds", s/60, s%60)
-	case s < 86400:
-		return fmt.Sprintf("%dh%02dm", s/3600, s/60%60)
-	default:
-		return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
-	}
-}
-
-// bytesOf writes a size in binary units.
-func bytesOf(n uint64) string {
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, unit := float64(n)/1024, 0
-	const units = "KMGTPE"
-	for v >= 1023.95 && unit < len(units)-1 {
-		v, unit = v/1024, unit+1
-	}
-	return fmt.Sprintf("%s %ciB", strconv.FormatFloat(v, 'f', 1, 64), units[unit])
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-// printable keeps control characters, which could steer the terminal or break the table, out of the output.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
 }

@@ -20,7 +20,7 @@ func listenSTUN(conf config.RelaySTUN, log *slog.Logger) (*stun.Server, error) {
 	}
 	s, err := stun.Listen(c)
 	if err != nil {
-		return nil, explainListen(fmt.Sprintf("STUN: listen on %v", conf.Listen), err)
+		return nil, explainListen(fmt.Sprintf("STUN: listen on %v", conf.Listen), "Listen in [STUN]", err)
 	}
 	return s, nil
 }

@@ -1,6 +1,7 @@
 package relayd
 
 import (
+	"io/fs"
 	"os"
 	"time"
 )
@@ -11,6 +12,7 @@ type stamp [2]fileStamp
 type fileStamp struct {
 	size     int64
 	modified time.Time
+	mode     fs.FileMode // who may read it
 	there    bool
 }
 
@@ -19,7 +21,7 @@ type fileStamp struct {
 func stampOf(files ...string) (s stamp) {
 	for i, name := range files {
 		if info, err := os.Stat(name); err == nil {
-			s[i] = fileStamp{info.Size(), info.ModTime(), true}
+			s[i] = fileStamp{info.Size(), info.ModTime(), info.Mode(), true}
 		}
 	}
 	return s

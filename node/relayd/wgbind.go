@@ -22,7 +22,7 @@ func listenWireGuard(addrs []config.ListenAddr) (bind conn.Bind, port uint16, er
 		s, err := net.ListenPacket("udp", a.String())
 		if err != nil {
 			b.closeSockets()
-			return nil, 0, explainListen("listen on UDP "+a.String(), err)
+			return nil, 0, explainListen("listen on UDP "+a.String(), wgstunListen, err)
 		}
 		b.sockets = append(b.sockets, s.(*net.UDPConn))
 	}

@@ -52,6 +52,8 @@ type wgServer struct {
 	count int                          // len(peers), guarded by mu
 }
 
+const wgstunListen = "Listen in [WGSTUN]"
+
 // wgTunnel is what wgServer needs of a tunnel.Tunnel.
 type wgTunnel interface {
 	AddPeer(p tunnel.Peer) error
@@ -71,7 +73,7 @@ func startWGSTUN(conf *config.RelayConfig, admits func(key wgkey.Public) bool, l
 		return nil, fmt.Errorf("WG-STUN: %w", err)
 	}
 	t, err := tunnel.New(responder, tunnel.Config{
-		PrivateKey: c.Key.Private, ListenPort: port, Bind: bind, Stamp: true, Logger: log,
+		PrivateKey: c.Key.Private, ListenPort: port, Bind: bind, Stamp: true, AnswersOnly: true, Logger: log,
 	})
 	if err == nil {
 		if err = t.Start(); err != nil {
@@ -79,7 +81,7 @@ func startWGSTUN(conf *config.RelayConfig, admits func(key wgkey.Public) bool, l
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("WG-STUN: %w", explainListen(fmt.Sprintf("listen on %v", c.Listen), err))
+		return nil, fmt.Errorf("WG-STUN: %w", explainListen(fmt.Sprintf("listen on %v", c.Listen), wgstunListen, err))
 	}
 	s := newWGServer(t, admits, log)
 	s.public, s.port, s.addrs, s.responder = c.Key.Private.Public(), t.ListenPort(), c.Addresses, responder

@@ -105,11 +105,11 @@ func (d *Dialer) log() *slog.Logger {
 // attempt goes through all phases once.
 func (d *Dialer) attempt(ctx context.Context, t *target, webSocket bool) (*Conn, error) {
 	info := Info{URL: t.url}
-	bottom, err := d.open(ctx, t, &info)
+	bottom, stream, err := d.open(ctx, t, &info)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{dialer: d, target: t, info: info, bottom: bottom, stream: bottom}
+	s := &session{dialer: d, target: t, info: info, bottom: bottom, stream: stream}
 	undo := interrupt(ctx, bottom)
 	c, err := s.establish(ctx, webSocket)
 	undo()
@@ -124,25 +124,25 @@ func (d *Dialer) attempt(ctx context.Context, t *target, webSocket bool) (*Conn,
 	return c, nil
 }
 
-// open returns a connection to the relay's address, through the proxy if there is one.
-func (d *Dialer) open(ctx context.Context, t *target, info *Info) (net.Conn, error) {
+// open returns a connection to the relay's address, through the proxy if there is one, and the TCP connection below it.
+func (d *Dialer) open(ctx context.Context, t *target, info *Info) (bottom, stream net.Conn, err error) {
 	p, err := d.proxyFor(t)
 	if err != nil {
-		return nil, inPhase(ctx, "proxy", err)
+		return nil, nil, inPhase(ctx, "proxy", err)
 	}
 	if p != nil {
 		info.Proxy = p.name
-		c, err := d.viaProxy(ctx, p, t.addr)
+		bottom, stream, err = d.viaProxy(ctx, p, t.addr)
 		if err != nil {
-			return nil, inPhase(ctx, "proxy "+p.name, err)
+			return nil, nil, inPhase(ctx, "proxy "+p.name, err)
 		}
-		return c, nil
+		return bottom, stream, nil
 	}
 	c, err := d.dialTCP(ctx, t.addr)
 	if err != nil {
-		return nil, inPhase(ctx, "connect", err)
+		return nil, nil, inPhase(ctx, "connect", err)
 	}
-	return c, nil
+	return c, c, nil
 }
 
 func (d *Dialer) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
@@ -162,7 +162,7 @@ type session struct {
 	dialer *Dialer
 	target *target
 	info   Info
-	bottom net.Conn // what closes everything above it at once
+	bottom net.Conn // TCP: closing it ends everything above it, and unlike TLS waits for nothing
 	stream net.Conn // what frames are written to
 	end    func()   // lets go of what lies between; nil: nothing
 

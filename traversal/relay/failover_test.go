@@ -267,3 +267,38 @@ func TestNetworkStopsAHangingDial(t *testing.T) {
 		}
 	})
 }
+
+// TestManyNetworkChanges has an interface that flaps: relays are connected to, and dead connections found, all the same.
+func TestManyNetworkChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 100*ms, 5*ms)
+		w.hosts[1].hole = true
+		p := w.pool(1, 2)
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			for tick := time.NewTicker(150 * ms); ; {
+				select {
+				case <-tick.C:
+					p.Network()
+				case <-stop:
+					tick.Stop()
+					return
+				}
+			}
+		}()
+		time.Sleep(4 * time.Second)
+		if s := p.status(1); s.State != StateConnected || s.Reconnects != 0 {
+			t.Fatalf("after 4 s: %+v", s)
+		}
+		w.net.blackHole(w.hosts[0])
+		time.Sleep(2 * time.Second)
+		if s := p.status(1); s.Transport != "" {
+			t.Errorf("a dead connection after 2 s: %+v", s)
+		}
+		time.Sleep(30 * time.Second)
+		if n := len(w.net.attempts(w.hosts[1])); n < 4 || n > 40 {
+			t.Errorf("%d attempts in 36 s to connect to a relay that does not answer", n)
+		}
+	})
+}

@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// refusal is an HTTP answer that is not the upgrade asked for.
+// refusal is an answer that is not the upgrade asked for.
 type refusal struct {
-	status     int
+	status     int // 0: it is not HTTP, or there is none
 	text       string
 	retryAfter time.Duration // what the answer says, 0 if nothing
 }
@@ -64,6 +64,11 @@ func status(answer *http.Response) string {
 	return "status " + strconv.Itoa(answer.StatusCode)
 }
 
+var (
+	errNoAnswer = errors.New("closed without an answer")
+	errNotHTTP  = errors.New("the answer is not HTTP")
+)
+
 // answerError says why no HTTP answer could be read.
 func answerError(err error, limit *io.LimitedReader) error {
 	var failed net.Error
@@ -71,11 +76,11 @@ func answerError(err error, limit *io.LimitedReader) error {
 	case limit.N <= 0:
 		return fmt.Errorf("the answer's header is longer than %d bytes", maxHeader)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("closed without an answer")
+		return errNoAnswer
 	case errors.As(err, &failed):
 		return err
 	}
-	return errors.New("the answer is not HTTP")
+	return errNotHTTP
 }
 
 // headConn is a connection some of whose bytes have been read already.

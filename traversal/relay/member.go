@@ -14,6 +14,9 @@ var (
 	errAborted = errors.New("the network has changed")
 )
 
+// dialGrace is how long a dial may take at least before a change of the network ends it.
+const dialGrace = time.Second
+
 // member is one relay of a pool, and the goroutine that keeps it connected.
 type member struct {
 	pool   *Pool
@@ -34,6 +37,8 @@ type member struct {
 	since      time.Time // of state
 	err        error     // why it is not connected
 	health     string    // what the relay says is wrong
+	reported   time.Time // when that was last logged
+	aborts     int       // dials in a row that were given up because the network changed
 	rtt        rttSamples
 	connects   int
 	past       Counters // of connections before last
@@ -48,11 +53,19 @@ func newMember(p *Pool, id uint32, s Server) *member {
 	return m
 }
 
+// hurryLocked takes in that the network has changed. A dial that is under way is given up, but not before it has had some time, and
+// more each time: of a network that keeps changing, each change would otherwise undo the last attempt.
 func (m *member) hurryLocked() {
 	notify(m.kick)
-	if m.abort != nil {
-		m.abort()
+	if m.abort == nil {
+		return
 	}
+	time.AfterFunc(m.grace()-time.Since(m.since), m.abort)
+	m.abort = nil // once is enough
+}
+
+func (m *member) grace() time.Duration {
+	return min(dialGrace<<min(m.aborts, 4), dialTimeout)
 }
 
 // run keeps the relay connected until the member's life ends.
@@ -87,7 +100,10 @@ func (m *member) dial() (*Conn, error) {
 	conn, err := m.pool.dialer.Dial(ctx, m.server)
 	m.update(func() {
 		m.abort = nil
-		if err != nil && ctx.Err() != nil {
+		m.aborts++
+		if err == nil || ctx.Err() == nil {
+			m.aborts = 0
+		} else {
 			err = errAborted
 			select {
 			case <-m.kick:

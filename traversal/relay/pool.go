@@ -41,7 +41,7 @@ type PoolConfig struct {
 //	     '------------------------------ waiting <------------------------'
 //
 // The nearest is home, where peers that know nothing better send to. A goroutine per relay dials, judges the connection and waits;
-// one per connection reads, one writes.
+// one per connection reads, one writes; one notices when the host has been asleep.
 type Pool struct {
 	cfg    PoolConfig
 	log    *slog.Logger
@@ -83,6 +83,12 @@ func newPool(cfg PoolConfig, random func(n int64) int64) (*Pool, error) {
 		p.end()
 		return nil, err
 	}
+	p.wg.Go(func() {
+		watchSleep(p.life, hostSlept, func(d time.Duration) {
+			p.log.Debug("the host has slept, checking all relays", "for", d)
+			p.Network()
+		})
+	})
 	return p, nil
 }
 
@@ -280,6 +286,9 @@ func (p *Pool) Receive(done <-chan struct{}, bufs [][]byte, sizes []int, from []
 func (p *Pool) heard(m *member, peer wgkey.Public, handshake bool, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !p.hasLocked(m) { // on its way out
+		return
+	}
 	if p.routes.hear(peer).came(m.id, handshake, p.views, now) {
 		p.routed.Add(1)
 	}
@@ -293,7 +302,7 @@ func (p *Pool) gone(m *member, peer wgkey.Public, why derp.GoneReason) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if r := p.routes.find(peer); r != nil { // of others we do not want to know
+	if r := p.routes.find(peer); r != nil && p.hasLocked(m) { // of others we do not want to know
 		r.gone(m.id, while, time.Now())
 		p.routed.Add(1)
 	}

@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -298,6 +299,138 @@ func TestRelayThatDropsConnections(t *testing.T) {
 		}
 		if s := p.status(1); s.Reconnects < 5 {
 			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+// TestHandshakesNeverWait has the data lanes of both relays full and a Send of data that waits for room: no handshake message waits
+// behind it, be the peer's relay known or not.
+func TestHandshakesNeverWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 5*ms, 20*ms)
+		a, b := w.pool(1, 2), w.pool(2)
+		time.Sleep(3 * time.Second)
+		b.send(t, a.key, "hello")
+		time.Sleep(time.Second)
+		w.net.blackHole(w.hosts[0])
+		w.net.blackHole(w.hosts[1])
+		stranger := wgkey.Public{1}
+		data := strings.Repeat("x", 60_000)
+		for range 2 * (dataBytes + memBuffer + writeBytes) / len(data) {
+			a.send(t, b.key, data)
+			a.send(t, stranger, data)
+			if s1, s2 := a.status(1), a.status(2); s1.Dropped > 0 && s2.Dropped > 0 {
+				break
+			}
+		}
+		full := func() bool {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			for _, m := range a.members {
+				if m.conn == nil || m.conn.out.data.hasRoom([]byte(data)) {
+					return false
+				}
+			}
+			return true
+		}
+		if !full() {
+			t.Fatal("the queues are not full")
+		}
+		waiting := make(chan time.Duration, 1)
+		go func() {
+			begin := time.Now()
+			a.Send(b.key, [][]byte{[]byte(data)})
+			waiting <- time.Since(begin)
+		}()
+		synctest.Wait()
+		for _, to := range []wgkey.Public{b.key, stranger} {
+			begin := time.Now()
+			for _, size := range []int{148, 92, 64} {
+				message := make([]byte, size)
+				message[0] = map[int]byte{148: 1, 92: 2, 64: 3}[size]
+				if err := a.Send(to, [][]byte{message}); err != nil {
+					t.Error(err)
+				}
+			}
+			if took := time.Since(begin); took != 0 {
+				t.Errorf("handshakes for %s waited %v", to.Short(), took)
+			}
+		}
+		if took := <-waiting; took != sendWait {
+			t.Errorf("the data waited %v, want %v", took, sendWait)
+		}
+	})
+}
+
+// TestHealthDoesNotFloodTheLog has a relay that reports something new all the time.
+func TestHealthDoesNotFloodTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 5*ms)
+		var lines lineCount
+		key := newKey(t)
+		p, err := NewPool(PoolConfig{Key: key, Relays: w.servers(1), DialTCP: w.net.dial, Logger: slog.New(slog.NewTextHandler(&lines, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		time.Sleep(time.Second)
+		before := lines.n.Load()
+		text := ""
+		for i := range 600 {
+			text = fmt.Sprint("problem ", i)
+			w.relays[0].tell(key.Public(), derp.FrameHealth, []byte(text))
+			time.Sleep(100 * ms)
+		}
+		if n := lines.n.Load() - before; n < 1 || n > 10 {
+			t.Errorf("%d lines in a minute", n)
+		}
+		if got := p.Status()[0].Health; got != text {
+			t.Errorf("health %q, want the last", got)
+		}
+	})
+}
+
+type lineCount struct{ n atomic.Int64 }
+
+func (c *lineCount) Write(b []byte) (int, error) {
+	c.n.Add(1)
+	return len(b), nil
+}
+
+// TestRemovedRelayLeavesNoRoute has packets of a connection taken in that is on its way out.
+func TestRemovedRelayLeavesNoRoute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 5*ms, 5*ms)
+		p := w.pool(1, 2)
+		time.Sleep(time.Second)
+		p.mu.Lock()
+		gone := p.members[0]
+		p.mu.Unlock()
+		if err := p.SetRelays(w.servers(2)); err != nil {
+			t.Fatal(err)
+		}
+		peer := wgkey.Public{1}
+		p.Pool.heard(gone, peer, false, time.Now())
+		p.Pool.gone(gone, peer, derp.GoneNotHere)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if r := p.routes.find(peer); r != nil {
+			t.Errorf("route %+v by a relay that is not configured any more", r)
+		}
+	})
+}
+
+// TestRelayThatAlwaysRestarts accepts, and says at once that it goes away, again and again.
+func TestRelayThatAlwaysRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 5*ms)
+		p := w.pool(1)
+		for range 6000 {
+			time.Sleep(100 * ms)
+			w.relays[0].tell(p.key, derp.FrameRestarting, restarting(0, time.Minute))
+		}
+		if n := len(w.net.attempts(w.hosts[0])); n > 100 {
+			t.Errorf("%d attempts in 10 min", n)
 		}
 	})
 }

@@ -154,11 +154,11 @@ func isToken(s string) bool {
 	})
 }
 
-// viaProxy opens a connection through p to addr.
-func (d *Dialer) viaProxy(ctx context.Context, p *proxy, addr string) (net.Conn, error) {
+// viaProxy opens a connection through p to addr. It returns the TCP connection below it too.
+func (d *Dialer) viaProxy(ctx context.Context, p *proxy, addr string) (bottom, tunnel net.Conn, err error) {
 	c, err := d.dialTCP(ctx, p.addr)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer interrupt(ctx, c)()
 	through := c
@@ -166,14 +166,14 @@ func (d *Dialer) viaProxy(ctx context.Context, p *proxy, addr string) (net.Conn,
 		t := tls.Client(c, &tls.Config{ServerName: p.host, RootCAs: d.Roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
 		if err := t.HandshakeContext(ctx); err != nil {
 			c.Close()
-			return nil, err
+			return nil, nil, err
 		}
 		through = t
 	}
-	tunnel, err := p.connect(through, addr)
+	tunnel, err = p.connect(through, addr)
 	if err != nil {
 		c.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return tunnel, nil
+	return c, tunnel, nil
 }

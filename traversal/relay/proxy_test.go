@@ -127,3 +127,44 @@ func TestProxyThatIsNotThere(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// TestCloseBehindATLSProxy has a proxy by https that stops reading while data waits: Close does not wait for it.
+func TestCloseBehindATLSProxy(t *testing.T) {
+	cert := newCertificate(t, "127.0.0.1")
+	f := newFakeRelay(t)
+	stop := make(chan struct{})
+	defer close(stop)
+	stuck := make(chan struct{})
+	proxy := listenTLS(t, cert, func(c net.Conn) {
+		r := bufio.NewReader(c)
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+		near, far := net.Pipe()
+		defer near.Close()
+		go f.serve(far)
+		go io.Copy(c, near)
+		for range 2 { // the request and the key
+			b := make([]byte, 4096)
+			n, err := r.Read(b)
+			if err != nil {
+				return
+			}
+			near.Write(b[:n])
+		}
+		close(stuck)
+		<-stop
+	})
+	d := newDialer(t)
+	d.Roots = rootsOf(cert)
+	c, err := d.Dial(t.Context(), Server{URL: "http://relay.example", Proxy: "https://" + proxy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-stuck
+	if _, ok := c.bottom.(*net.TCPConn); !ok {
+		t.Errorf("what Close closes is a %T: TLS waits for up to 5 s to say goodbye", c.bottom)
+	}
+	c.Close()
+}

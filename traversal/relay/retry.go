@@ -39,9 +39,11 @@ func (r *retry) failed(retryAfter time.Duration) time.Duration {
 }
 
 // restarting returns the wait that a relay has asked for before it went away. It gives each client a different one, but not every
-// relay does.
-func (r *retry) restarting(in time.Duration) time.Duration {
-	r.failures = afterLoss
+// relay does. One that says so as soon as it is connected to is not believed for ever.
+func (r *retry) restarting(in, lived time.Duration) time.Duration {
+	if r.failures++; lived >= stableAfter || r.failures < afterLoss {
+		r.failures = afterLoss
+	}
 	return min(in, restartMax) + r.draw(r.window())
 }
 

@@ -112,8 +112,8 @@ func (t *target) readURL(s string) error {
 		return errors.New("relay URL: not a URL") // the cause would repeat it, with a password if there is one
 	}
 	switch {
-	case u.User != nil:
-		return fmt.Errorf("relay URL %s: takes no user name", u.Redacted())
+	case strings.Contains(s, "@"): // not repeated either
+		return errors.New("relay URL: takes no user name or password")
 	case u.Scheme != "https" && u.Scheme != "http":
 		return fmt.Errorf("relay URL %q: want https://host[:port]", s)
 	case u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "", u.ForceQuery, strings.HasSuffix(s, "#"):

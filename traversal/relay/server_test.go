@@ -160,3 +160,14 @@ func FuzzServer(f *testing.F) {
 		}
 	})
 }
+
+func TestURLErrorsShowNoPassword(t *testing.T) {
+	for _, url := range []string{
+		"https:alice:secret@relay.example", "alice:secret@relay.example", "ftp://alice:secret@relay.example",
+		"https://secret@relay.example", "https://relay.example/alice:secret@x", "//alice:secret@relay.example", "relay.example@secret:1",
+	} {
+		if err := (Server{URL: url}).Check(); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: error %v", url, err)
+		}
+	}
+}

@@ -8,6 +8,9 @@ import (
 	"culvert.dev/culvert/traversal/relay/derp"
 )
 
+// reportEvery is the least time between two lines about the health of one relay, which it may change as often as it likes.
+const reportEvery = 10 * time.Second
+
 // serving is one connection's time.
 type serving struct {
 	*member
@@ -35,7 +38,6 @@ func (s *serving) loop() (pause time.Duration, err error) {
 		case rtt := <-s.answer:
 			s.answered(rtt)
 		case <-s.kick:
-			s.dropPing()
 			s.watch.hurry()
 		case msg := <-s.restart:
 			if s.leave.IsZero() {
@@ -115,7 +117,7 @@ func (s *serving) answered(rtt time.Duration) {
 
 // leaveIn moves traffic to other relays and returns for how long the connection stays: packets on their way still come by it.
 func (s *serving) leaveIn(msg Message) time.Duration {
-	d := s.retry.restarting(msg.ReconnectIn)
+	d := s.retry.restarting(msg.ReconnectIn, time.Since(s.begin))
 	s.leave = time.Now().Add(d)
 	s.update(func() {
 		s.leaving = true
@@ -164,8 +166,12 @@ func (s *serving) read() error {
 
 func (s *serving) healthChanged(text string) {
 	s.update(func() {
-		if s.health != text {
-			s.health = text
+		if s.health == text {
+			return
+		}
+		s.health = text
+		if now := time.Now(); s.reported.IsZero() || now.Sub(s.reported) >= reportEvery {
+			s.reported = now
 			s.pool.log.Info("relay reports its health", "relay", s.url, "problem", text)
 		}
 	})

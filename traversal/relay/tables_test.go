@@ -102,10 +102,10 @@ func TestRetryWindows(t *testing.T) {
 	if got := r.failed(24 * time.Hour); got != retryAfterMax+retryMax-1 {
 		t.Errorf("Retry-After of a day: %v", got)
 	}
-	if got := r.restarting(3 * time.Second); got != 4*time.Second-1 || r.failures != afterLoss {
+	if got := r.restarting(3*time.Second, time.Hour); got != 4*time.Second-1 || r.failures != afterLoss {
 		t.Errorf("restart: %v and %d failures", got, r.failures)
 	}
-	if got := r.restarting(1000 * time.Hour); got != restartMax+time.Second-1 {
+	if got := r.restarting(1000*time.Hour, time.Hour); got != restartMax+time.Second-1 {
 		t.Errorf("restart in 1000 h: %v", got)
 	}
 	r.random = func(int64) int64 { return 0 }

@@ -21,7 +21,8 @@ func (s *session) request(extra string) string {
 		"Connection: Upgrade\r\nUpgrade: " + derp.UpgradeProtocol + "\r\n" + extra + "\r\n"
 }
 
-// upgrade asks for DERP and waits for the answer.
+// upgrade asks for DERP and waits for the answer. That there is none may be the doing of something on the way; a fast start is not
+// judged so, since the certificate that allows it has come from the relay unchanged.
 func (s *session) upgrade() error {
 	if _, err := io.WriteString(s.stream, s.request("")); err != nil {
 		return err
@@ -30,7 +31,10 @@ func (s *session) upgrade() error {
 	r := bufio.NewReader(limit)
 	answer, err := http.ReadResponse(r, nil)
 	if err != nil {
-		return answerError(err, limit)
+		if err = answerError(err, limit); err == errNoAnswer || err == errNotHTTP {
+			err = &refusal{text: err.Error()}
+		}
+		return err
 	}
 	if answer.StatusCode != http.StatusSwitchingProtocols || !strings.EqualFold(answer.Header.Get("Upgrade"), derp.UpgradeProtocol) {
 		return newRefusal(answer)
@@ -106,10 +110,25 @@ func (s *session) upgradeWebSocket(ctx context.Context) error {
 		return err
 	}
 	// The context is that of the stream's life, which the connection below ends.
-	s.stream = websocket.NetConn(context.WithoutCancel(ctx), ws, websocket.MessageBinary)
+	s.stream = messageConn{websocket.NetConn(context.WithoutCancel(ctx), ws, websocket.MessageBinary)}
 	s.end = func() { ws.CloseNow() }
 	if ws.Subprotocol() != derp.Subprotocol {
 		return fmt.Errorf("the WebSocket server does not speak %q", derp.Subprotocol)
 	}
 	return nil
+}
+
+// messageLen is the most bytes that go in one WebSocket message. Servers have limits: that of stock derper is 32,768.
+const messageLen = 16 << 10
+
+// messageConn writes in pieces, each of which becomes a WebSocket message.
+type messageConn struct{ net.Conn }
+
+func (c messageConn) Write(b []byte) (n int, err error) {
+	for len(b) > 0 && err == nil {
+		var written int
+		written, err = c.Conn.Write(b[:min(len(b), messageLen)])
+		n, b = n+written, b[written:]
+	}
+	return n, err
 }

@@ -22,6 +22,7 @@ type watch struct {
 	pending bool      // one is not answered
 	sent    time.Time // when
 	urgent  bool      // its answer must come soon: the network has changed
+	again   bool      // and has changed once more since: ask again then
 	rtt     time.Duration
 }
 
@@ -84,10 +85,19 @@ func (w *watch) pinged(now time.Time) {
 func (w *watch) answered(rtt time.Duration) {
 	w.pending, w.urgent = false, false
 	w.rtt = rtt
+	if w.again {
+		w.again = false
+		w.hurry()
+	}
 }
 
-// hurry asks for a verdict soon: the connection may not have survived a change of the network.
+// hurry asks for a verdict soon: the connection may not have survived a change of the network. A verdict that is about to come is
+// not put off.
 func (w *watch) hurry() {
+	if w.pending && w.urgent {
+		w.again = true
+		return
+	}
 	w.pending, w.urgent = false, true
 	w.next = time.Time{}
 }

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/coder/websocket"
 
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/traversal/relay/derp"
@@ -131,5 +134,91 @@ func TestWebSocketWithoutSubprotocol(t *testing.T) {
 	_, err := newDialer(t).Dial(t.Context(), Server{URL: url, WebSocket: WebSocketAlways})
 	if err == nil || !strings.Contains(err.Error(), "upgrade: ") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestWebSocketMessagesAreShort has a relay that ends a connection for a longer message, as stock derper does at twice the length.
+func TestWebSocketMessagesAreShort(t *testing.T) {
+	const packets = 40
+	key := newKey(t)
+	relay := func(w http.ResponseWriter, r *http.Request) error {
+		ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{derp.Subprotocol}})
+		if err != nil {
+			return err
+		}
+		defer ws.CloseNow()
+		stream := websocket.NetConn(r.Context(), ws, websocket.MessageBinary)
+		ws.SetReadLimit(messageLen)
+		stream.Write(derp.AppendFrame(nil, derp.FrameServerKey, derp.ServerKeyPayload(key.Public())))
+		frames := derp.NewReader(stream, derp.MaxServerFrame)
+		for n := 0; n < packets; {
+			kind, payload, err := frames.Next()
+			if err != nil {
+				return fmt.Errorf("after %d packets: %w", n, err)
+			}
+			switch kind {
+			case derp.FrameClientInfo:
+				client, _, err := derp.OpenClientInfo(key, payload)
+				if err != nil {
+					return err
+				}
+				info, err := derp.SealServerInfo(key, client, derp.ServerInfo{Version: derp.Version})
+				if err != nil {
+					return err
+				}
+				stream.Write(derp.AppendFrame(nil, derp.FrameServerInfo, info))
+			case derp.FrameSendPacket:
+				n++
+			}
+		}
+		return nil
+	}
+	ended := make(chan error, 1)
+	url := newRelay(t, key, nil, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { ended <- relay(w, r) })
+	})
+	c, err := newDialer(t).Dial(t.Context(), Server{URL: url, WebSocket: WebSocketAlways})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var batch [][]byte
+	for range packets {
+		batch = append(batch, make([]byte, 8<<10))
+	}
+	if err := c.Send(wgkey.Public{1}, batch); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWebSocketAfterASilentRefusal has something on the way that closes a connection for an upgrade that it does not know.
+func TestWebSocketAfterASilentRefusal(t *testing.T) {
+	for _, answer := range []string{"", "go away\r\n\r\n"} {
+		url := newRelay(t, newKey(t), nil, func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+					h.ServeHTTP(w, r)
+					return
+				}
+				c, _, err := w.(http.Hijacker).Hijack()
+				if err != nil {
+					return
+				}
+				io.WriteString(c, answer)
+				c.Close()
+			})
+		})
+		c, err := newDialer(t).Dial(t.Context(), Server{URL: url})
+		if err != nil {
+			t.Errorf("answer %q: %v", answer, err)
+			continue
+		}
+		if got := c.Info().Transport; got != TransportWebSocket {
+			t.Errorf("answer %q: transport %v", answer, got)
+		}
+		c.Close()
 	}
 }

@@ -55,7 +55,7 @@ type report struct {
 // serve runs a server with n clients; it writes a report at the start and for each line that it reads.
 func serve(n int) error {
 	r := NewResponder(ResponderConfig{Origin: tunnel.Origin})
-	t, err := tunnel.New(r, tunnel.Config{PrivateKey: keyNumber(-1), AnyPort: true, Stamp: true})
+	t, err := tunnel.New(r, tunnel.Config{PrivateKey: keyNumber(-1), AnyPort: true, Stamp: true, AnswersOnly: true})
 	if err != nil {
 		return err
 	}

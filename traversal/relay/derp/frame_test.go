@@ -278,6 +278,40 @@ func TestReaderTrustsNoLength(t *testing.T) {
 	}
 }
 
+// Who announces a long frame and stops behind the header makes the reader hold no more than an idle one does.
+func TestReaderGrowsWithWhatArrives(t *testing.T) {
+	sent, most := 0, 0
+	r := NewReader(readFunc(func(b []byte) (int, error) {
+		if sent < smallSize {
+			most = max(most, sent+len(b))
+		}
+		if sent += 256; sent > 60_000 {
+			return 0, io.EOF
+		}
+		if sent == 256 {
+			PutHeader(b, FrameSendPacket, MaxPacket)
+		}
+		return 256, nil
+	}), 1<<20)
+	if _, _, err := r.Next(); err != io.ErrUnexpectedEOF {
+		t.Error(err)
+	}
+	if most > smallSize {
+		t.Errorf("a buffer of %d bytes for a frame of which less than %d have come", most, smallSize)
+	}
+	// The same where the HTTP server has read the header already.
+	r = NewReader(readFunc(func(b []byte) (int, error) {
+		if r.big != nil || len(r.buf) != smallSize {
+			t.Errorf("waits with a buffer of %d bytes", len(r.buf))
+		}
+		return 0, io.EOF
+	}), 1<<20)
+	var h [HeaderLen]byte
+	PutHeader(h[:], FrameSendPacket, MaxPacket)
+	r.Preload(h[:])
+	r.Next()
+}
+
 func TestReadyAndBuffered(t *testing.T) {
 	stream, _ := frames(10, 20)
 	r := NewReader(bytes.NewReader(stream[:len(stream)-1]), 100)

@@ -115,17 +115,17 @@ func (r *Reader) makeRoom(need int) {
 	buf, borrowed := r.buf, r.big
 	switch {
 	case len(left) == 0:
-		if r.small == nil {
-			r.small = make([]byte, smallSize)
-		}
-		buf, r.big = r.small, nil
+		buf, r.big = r.ownSmall(), nil
 	case need > len(r.buf) && len(r.buf) >= bigSize:
 		// By doubling, so that memory follows what has arrived and not what a header announces.
 		if len(left) == len(r.buf) {
 			buf, r.big = make([]byte, min(need, 2*len(left))), nil
 		}
-	case len(r.buf) < bigSize && (need > len(r.buf) || r.end == len(r.buf)):
-		// Either the frame does not fit, or the last read filled the buffer, so that there is more to read.
+	case len(r.buf) < smallSize && len(left) < smallSize:
+		buf = r.ownSmall() // there are only preloaded bytes
+	case len(r.buf) < bigSize && r.end == len(r.buf):
+		// The last read filled the buffer, so that there is more to read. That a header announces more is no reason: a client
+		// that stops behind it would hold the memory.
 		r.big = bigBuffers.Get().(*[bigSize]byte)
 		buf = r.big[:]
 	case r.start+need <= len(r.buf) && len(left) > smallSize:
@@ -138,6 +138,13 @@ func (r *Reader) makeRoom(need int) {
 	if borrowed != nil && r.big != borrowed {
 		bigBuffers.Put(borrowed)
 	}
+}
+
+func (r *Reader) ownSmall() []byte {
+	if r.small == nil {
+		r.small = make([]byte, smallSize)
+	}
+	return r.small
 }
 
 // fail makes err the final one and lets go of all memory.

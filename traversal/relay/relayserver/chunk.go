@@ -83,6 +83,13 @@ func (p *chunkPool) get(n, hint int, own bool) *chunk {
 	return c
 }
 
+// shareOfFree is the part of the memory not lent that one queue may hold.
+const shareOfFree = 64
+
+// share returns how much memory one queue may hold now. It shrinks with what is left, so that queues that are many or fill for
+// long leave room for others: n queues that take what they get leave one part in n/shareOfFree+1.
+func (p *chunkPool) share() int { return int(max(0, p.limit-p.lent.Load()) / shareOfFree) }
+
 func (p *chunkPool) put(c *chunk) {
 	p.lent.Add(-int64(classSize(c.class)))
 	c.next, c.b, c.off, c.frames = nil, c.b[:0], 0, 0

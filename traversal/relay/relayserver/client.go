@@ -94,7 +94,13 @@ type client struct {
 	lastRead   atomic.Int64
 	lastWrite  atomic.Int64
 	writing    atomic.Int64 // since when the writer is inside a write; 0: it is not
-	nextAlive  int64        // when the next keepalive is due; housekeeping only
+
+	// Of housekeeping only.
+	nextAlive  int64 // when the next keepalive is due
+	lastAlive  int64 // when the last one was sent
+	unanswered int   // keepalives in a row
+	stuckSince int64 // the last value of writing
+	stuckSeen  int   // how often
 }
 
 // control queues a frame of the relay's own.

@@ -25,8 +25,9 @@ const (
 	maxChallenge   = 64               // bytes
 )
 
-// HTTPServer returns a server for the relay's Handler, bounded as is fit for the internet: 10 s and 8 KiB for a request's header,
-// and HTTP/1.1 only, since later versions cannot be upgraded. The caller sets TLS and listeners, and shuts it down.
+// HTTPServer returns a server for the relay's Handler, bounded as is fit for the internet: HandshakeTimeout for a request and as much
+// for its answer, 8 KiB for the header, and HTTP/1.1 only, since later versions cannot be upgraded. The caller sets TLS and
+// listeners, and shuts it down.
 func (s *Server) HTTPServer() *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -34,6 +35,8 @@ func (s *Server) HTTPServer() *http.Server {
 		Handler:           s.Handler(),
 		Protocols:         &protocols,
 		ReadHeaderTimeout: s.cfg.HandshakeTimeout,
+		ReadTimeout:       s.cfg.HandshakeTimeout, // of a body that nobody asked for
+		WriteTimeout:      s.cfg.HandshakeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

@@ -157,6 +157,60 @@ func TestWebSocket(t *testing.T) {
 	}
 }
 
+// messages counts WebSocket messages and keeps the length of the longest.
+type messages struct {
+	net.Conn
+	ws      *websocket.Conn
+	longest int
+	rest    []byte
+}
+
+// Read returns bytes of one message at a time.
+func (m *messages) Read(b []byte) (int, error) {
+	if len(m.rest) == 0 {
+		_, data, err := m.ws.Read(context.Background())
+		if err != nil {
+			return 0, err
+		}
+		m.longest, m.rest = max(m.longest, len(data)), data
+	}
+	n := copy(b, m.rest)
+	m.rest = m.rest[n:]
+	return n, nil
+}
+
+// Peers that use the common library take messages of up to 32 KiB.
+func TestWebSocketMessagesAreShort(t *testing.T) {
+	s := newServer(t, Config{Admit: everybody, QueueBytes: 1 << 20})
+	addr, config := serveFor(t, s, false)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	ws, _, err := websocket.Dial(ctx, "ws://"+addr+"/derp", &websocket.DialOptions{Subprotocols: []string{"derp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.CloseNow()
+	m := &messages{Conn: websocket.NetConn(ctx, ws, websocket.MessageBinary), ws: ws}
+	ws.SetReadLimit(32 << 10)
+	a, err := login(t, s, m, newKey(t), derp.ClientInfo{Version: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := mustDial(t, s, addr, config)
+	sizes := []int{derp.MaxPacket, 16 << 10, recordSize - derp.HeaderLen - derp.KeyLen, 1400, 1400, 40 << 10, derp.MaxPacket - 1, 8}
+	for i, n := range sizes {
+		b.send(a.public, numbered(i, n))
+	}
+	for i, n := range sizes {
+		if from, data := a.receive(); from != b.public || !bytes.Equal(data, numbered(i, n)) {
+			t.Fatalf("%d bytes arrived as %d", n, len(data))
+		}
+	}
+	if m.longest != recordSize {
+		t.Errorf("the longest message has %d bytes, want %d", m.longest, recordSize)
+	}
+}
+
 func TestOtherPaths(t *testing.T) {
 	h := newServer(t, Config{}).Handler()
 	for _, c := range []struct {

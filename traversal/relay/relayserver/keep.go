@@ -14,6 +14,9 @@ const (
 	// silentAfter is how many keepalives in a row a client that answers pings may leave without a sign of life. TCP notices
 	// that a client is gone; this notices it behind a proxy that is not.
 	silentAfter = 3
+	// stuckLooks is how often housekeeping must find a client in the same write before it cuts it. If the process or the machine
+	// was stopped for a while, clients are given time to go on.
+	stuckLooks = 3
 	// tick is how often housekeeping looks at everybody.
 	tick = time.Second
 )
@@ -40,7 +43,7 @@ func (s *Server) housekeep() {
 
 // look cuts a client that is stuck, retires its writer, and keeps it alive.
 func (s *Server) look(c *client, now int64) {
-	if since := c.writing.Load(); since != 0 && now-since > int64(s.cfg.WriteTimeout) {
+	if s.stuck(c, now) {
 		c.kill(endedSlow)
 		return
 	}
@@ -52,14 +55,28 @@ func (s *Server) look(c *client, now int64) {
 	}
 	c.nextAlive = now + s.aliveIn()
 	if c.info.CanAckPings {
-		if now-c.lastRead.Load() > silentAfter*int64(s.cfg.KeepAlive+keepAliveJitter) {
+		if c.unanswered++; c.lastRead.Load() >= c.lastAlive {
+			c.unanswered = 0
+		}
+		if c.unanswered >= silentAfter {
 			c.kill(endedSilent)
 			return
 		}
+		c.lastAlive = now
 		var b [derp.PingLen]byte
 		c.control(derp.FramePing, b[:])
 	}
 	c.control(derp.FrameKeepAlive, nil)
+}
+
+// stuck reports whether a client's writer has been inside one write for too long.
+func (s *Server) stuck(c *client, now int64) bool {
+	since := c.writing.Load()
+	if since == 0 || since != c.stuckSince {
+		c.stuckSince, c.stuckSeen = since, 0
+	}
+	c.stuckSeen++
+	return since != 0 && now-since > int64(s.cfg.WriteTimeout) && c.stuckSeen >= stuckLooks
 }
 
 // aliveIn returns the time to the next keepalive.

@@ -11,8 +11,9 @@ import (
 	"culvert.dev/culvert/traversal/relay/derp"
 )
 
-// maxClientInfo bounds the ClientInfo of somebody who has proven nothing yet.
-const maxClientInfo = 16 << 10
+// maxClientInfo bounds the ClientInfo of somebody who has proven nothing yet. Real ones have 200 bytes, and this fits what a
+// connection holds anyway.
+const maxClientInfo = 2000
 
 // errClosed is returned where the relay itself has ended the connection.
 var errClosed = errors.New("closed by the relay")
@@ -39,7 +40,7 @@ func (s *Server) reserve(from netip.Addr) (*opening, refusal) {
 	if why != 0 {
 		return nil, why
 	}
-	if s.reserved.Add(1) > int64(s.cfg.MaxClients) {
+	if s.reserved.Add(1) > s.bounds.Load().maxClients {
 		s.reserved.Add(-1)
 		h.release()
 		return nil, refusedFull
@@ -138,11 +139,7 @@ func (s *Server) handshake(o *opening) (*client, *derp.Reader, refusal, error) {
 		s.warnNotAllowed(key, o.from, err)
 		return nil, nil, refusedNotAllowed, err
 	}
-	limits := derp.ServerInfo{Version: derp.Version}
-	if s.cfg.Rate > 0 {
-		limits.TokenBucketBytesPerSecond, limits.TokenBucketBytesBurst = s.cfg.Rate, s.cfg.Burst
-	}
-	sealed, err := derp.SealServerInfo(s.cfg.Key, key, limits)
+	sealed, err := s.sealLimits(key)
 	if err != nil {
 		return nil, nil, refusedHandshake, err
 	}

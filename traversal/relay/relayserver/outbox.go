@@ -10,6 +10,9 @@ import (
 const (
 	urgentBytes  = 64 << 10
 	urgentFrames = 512
+	// dataChunks is how many chunks of a batch are left for data, which gets one at least: many who send urgent frames, or one
+	// who floods a slow line with them, do not stop the rest.
+	dataChunks = 16
 )
 
 // outbox is what waits to be written to one client: urgent frames, which overtake, and data. Readers of other clients put frames
@@ -50,7 +53,8 @@ func (o *outbox) put(urgent bool, from *slot, t derp.Type, key, payload []byte) 
 	}
 	n := derp.HeaderLen + len(key) + len(payload)
 	q.lane(from) // so that the heaviest is found fast if it is this one
-	for q.frames > 0 && (q.bytes+n > maxBytes || q.frames >= maxFrames) {
+	share := o.pool.share()
+	for q.frames > 0 && (q.bytes+n > maxBytes || q.frames >= maxFrames || q.held > share) {
 		q.dropOldest(o.pool)
 		dropped++
 	}
@@ -76,11 +80,11 @@ func (o *outbox) collect(out []*chunk, budget int, now int64) (chunks []*chunk, 
 	if o.closed {
 		return out, true
 	}
-	out = o.urgent.take(out, budget)
-	for _, c := range out {
+	urgent := o.urgent.take(out[:0:cap(out)-dataChunks], budget)
+	for _, c := range urgent {
 		budget -= len(c.left())
 	}
-	out = o.data.take(out, budget)
+	out = o.data.take(out[:len(urgent)], max(budget, 1))
 	if len(out) == 0 {
 		o.awake = false
 		o.parkedAt = now

@@ -14,6 +14,7 @@ type queue struct {
 	inRing int
 	bytes  int // of all frames
 	frames int
+	held   int // memory of the chunks
 }
 
 // lane is what one sender has in a queue.
@@ -75,6 +76,7 @@ func (q *queue) add(p *chunkPool, from *slot, n int) []byte {
 			return nil
 		}
 		l.push(c)
+		q.held += classSize(c.class)
 	}
 	if l.frames == 0 {
 		q.enter(l)
@@ -158,6 +160,7 @@ func (q *queue) dropOldest(p *chunkPool) {
 	l.frames--
 	q.frames--
 	if l.head.frames == 0 {
+		q.held -= classSize(l.head.class)
 		p.put(l.pop())
 	}
 	if l.frames == 0 {
@@ -179,6 +182,7 @@ func (q *queue) take(out []*chunk, budget int) []*chunk {
 		}
 		c := l.pop()
 		l.deficit -= n
+		q.held -= classSize(c.class)
 		l.bytes -= n
 		q.bytes -= n
 		l.frames -= c.frames

@@ -13,7 +13,8 @@ import (
 const (
 	// maxFrame is the longest payload a client may send.
 	maxFrame = derp.KeyLen + derp.MaxPacket
-	// readBatch is after how many bytes a reader lets others run, though it could go on.
+	// readBatch is after how many bytes a reader lets others run, though it could go on. More often would harm: a goroutine that
+	// yields is runnable, and while any is, Go looks for sockets that have become ready only every 10 ms.
 	readBatch = 64 << 10
 	// maxDirty is how many writers a reader wakes together.
 	maxDirty = 16
@@ -52,6 +53,9 @@ func (r *reader) run(frames *derp.Reader) error {
 	for {
 		t, payload, err := frames.Next()
 		if err != nil {
+			if r.bytes > 0 { // a frame that is ready may still be too long: those before it count, and their writers wait
+				r.end()
+			}
 			return err
 		}
 		if r.bytes == 0 {
@@ -93,8 +97,8 @@ func (r *reader) end() bool {
 	if bytes >= readBatch {
 		runtime.Gosched()
 	}
-	if c.srv.rate > 0 {
-		if wait := r.rate.spend(float64(bytes), c.srv.rate, c.srv.burst, r.now); wait > 0 {
+	if b := c.srv.bounds.Load(); b.rate > 0 {
+		if wait := r.rate.spend(float64(bytes), float64(b.rate), float64(b.burst), r.now); wait > 0 {
 			return r.pause(wait)
 		}
 	}

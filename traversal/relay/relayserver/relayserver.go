@@ -62,7 +62,7 @@ type Config struct {
 	// Presence is told of keys that come and go, in order and one at a time; optional. It must not call Close.
 	Presence func(key wgkey.Public, here bool)
 
-	MaxClients    int     // connections
+	MaxClients    int     // connections; an eighth as many, and 64 at least, may be no clients yet: then the oldest of those goes
 	MaxPerAddress int     // connections of one IPv4 address or IPv6 /64; a quarter of them, and 8 at least, may be in the handshake
 	ConnectRate   float64 // new connections per second and address
 	ConnectBurst  int     // and at once; default MaxPerAddress
@@ -136,15 +136,16 @@ func (c Config) check() error {
 
 // Server is the relay.
 type Server struct {
-	cfg         Config
-	log         *slog.Logger
-	rate, burst float64
-	public      wgkey.Public
-	start       time.Time
+	cfg    Config
+	log    *slog.Logger
+	bounds atomic.Pointer[bounds]
+	public wgkey.Public
+	start  time.Time
 
 	clients  registry
 	limits   addressLimits // of DERP connections, by the client's address
 	accepts  addressLimits // of TCP connections, by the neighbour's
+	waiting  waitingRoom   // of TCP connections that are not yet a client's
 	presence presence
 	pool     chunkPool
 	records  sync.Pool    // of *[recordSize]byte
@@ -181,16 +182,16 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:      cfg,
 		log:      cfg.Logger,
-		rate:     float64(cfg.Rate),
-		burst:    float64(cfg.Burst),
 		public:   cfg.Key.Public(),
 		start:    time.Now(),
 		departed: make(chan struct{}, 1),
 		stop:     make(chan struct{}),
 		opening:  make(map[*opening]struct{}),
 	}
-	s.limits = addressLimits{conns: cfg.MaxPerAddress, opening: max(8, cfg.MaxPerAddress/4), rate: cfg.ConnectRate, burst: float64(cfg.ConnectBurst)}
+	s.limits = addressLimits{conns: cfg.MaxPerAddress, opening: halfOpen(cfg.MaxPerAddress), rate: cfg.ConnectRate, burst: float64(cfg.ConnectBurst)}
 	s.accepts = addressLimits{conns: s.limits.conns, opening: s.limits.opening, rate: s.limits.rate, burst: s.limits.burst}
+	s.bounds.Store(newBounds(cfg))
+	s.waiting.max = max(64, cfg.MaxClients/8)
 	s.pool.limit = cfg.QueueMemory
 	s.records.New = func() any { return new([recordSize]byte) }
 	s.lastWarn.Store(-warnInterval)

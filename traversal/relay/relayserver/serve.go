@@ -77,16 +77,25 @@ func (s *Server) leave(c *client) {
 		s.live.Add(-1)
 	})
 	if gone && !closed {
-		for key := range c.slot.takeRecipients() {
-			if to := s.clients.lookup(key); to != nil {
-				if peer := to.active.Load(); peer != nil {
-					peer.gone(c.key, derp.GoneDisconnected)
-				}
-			}
-		}
+		s.tellGone(c.slot)
 	}
 	select {
 	case s.departed <- struct{}{}:
 	default:
+	}
+}
+
+// tellGone tells those that have had packets of a key that it has left, unless it is back already: its packets may be on the way to
+// them before the news.
+func (s *Server) tellGone(left *slot) {
+	for key := range left.takeRecipients() {
+		if s.clients.lookup(left.key) != nil {
+			return
+		}
+		if to := s.clients.lookup(key); to != nil {
+			if peer := to.active.Load(); peer != nil {
+				peer.gone(left.key, derp.GoneDisconnected)
+			}
+		}
 	}
 }

@@ -119,7 +119,7 @@ func (w *writer) writeRecords(chunks []*chunk) error {
 		var err error
 		if n <= 1 {
 			n = 1
-			_, err = w.c.conn.Write(chunks[0].left())
+			err = w.writeAlone(chunks[0].left())
 		} else {
 			err = w.writeGathered(chunks[:n])
 		}
@@ -129,6 +129,19 @@ func (w *writer) writeRecords(chunks []*chunk) error {
 		chunks = chunks[n:]
 	}
 	return nil
+}
+
+// writeAlone writes a chunk that fills a record, or is longer. TLS divides it by itself. A WebSocket message is divided here: peers
+// limit its length, many of them to 32 KiB, and take it for a stream.
+func (w *writer) writeAlone(b []byte) error {
+	for w.c.transport == TransportWebSocket && len(b) > recordSize {
+		if _, err := w.c.conn.Write(b[:recordSize]); err != nil {
+			return err
+		}
+		b = b[recordSize:]
+	}
+	_, err := w.c.conn.Write(b)
+	return err
 }
 
 // writeGathered writes chunks that fit one record.
