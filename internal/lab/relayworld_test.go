@@ -77,13 +77,6 @@ func (w *relayWorld) blockUDP() {
 	}
 }
 
-// passUDP undoes blockUDP.
-func (w *relayWorld) passUDP() {
-	for _, r := range []*lab.Node{w.ra, w.rb} {
-		r.Nft("delete table inet noudp")
-	}
-}
-
 // relayConf is the configuration of a relay that admits both nodes.
 func (w *relayWorld) relayConf(address, more string) string {
 	return fmt.Sprintf("[Relay]\nName = relay\nListen = %s:443\nURL = https://%[1]s\nAllow = %s a\nAllow = %s b\n%s", address, w.aKey.Public(), w.bKey.Public(), more)

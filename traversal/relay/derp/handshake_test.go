@@ -145,7 +145,7 @@ func TestBoxWithoutJSON(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, got, err := OpenClientInfo(server, p)
-		if info, isNull := info.(json.RawMessage); isNull {
+		if _, isNull := info.(json.RawMessage); isNull {
 			if err != nil || got != (ClientInfo{}) {
 				t.Errorf("%s: %+v %v", info, got, err)
 			}

@@ -22,9 +22,7 @@ const (
 type writer struct {
 	c      *client
 	budget int
-	chunks []*chunk
-	bufs   [][]byte    // for writev
-	vec    net.Buffers // consumes bufs
+	vec    net.Buffers // for writev; consumes slices
 	store  [maxChunks]*chunk
 	slices [maxChunks][]byte
 }
