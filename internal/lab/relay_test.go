@@ -135,6 +135,7 @@ func TestRelayBesideUDP(t *testing.T) {
 	w.start(t, a, b)
 	w.connected(t)
 	lab.WaitFor(t, 20*time.Second, "the direct path", func() bool { return pathOf(t, w.nodeA).Kind == "direct" })
+	direct := w.medianRTT(t)
 
 	w.blockUDP()
 	cut := time.Now()
@@ -152,6 +153,8 @@ func TestRelayBesideUDP(t *testing.T) {
 	defer close(stop)
 	lab.WaitFor(t, 40*time.Second, "the relay to take over", func() bool { return pathOf(t, w.nodeA).Kind == "relay" && echoes(w.c, meshB) })
 	t.Logf("UDP cut under traffic: relayed after %v", time.Since(cut).Round(100*time.Millisecond))
+	relayed := w.medianRTT(t)
+	t.Logf("median round trip %v by UDP, %v by relay: %v more", direct, relayed, relayed-direct)
 	if p := pathOf(t, w.nodeA); !strings.Contains(p.Reason, "198.18.2.2:40002") {
 		t.Errorf("the reason does not name the endpoint that is dead: %+v", p)
 	}

@@ -5,6 +5,7 @@ package lab_test
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -163,6 +164,20 @@ func pathOf(t testing.TB, e *lab.Exit) path {
 		t.Fatal("status shows no peer")
 	}
 	return s.Peers[0].Path
+}
+
+var pingTime = regexp.MustCompile(`time=([0-9.]+) ms`)
+
+// medianRTT is the median round-trip time between c and the far node.
+func (w *relayWorld) medianRTT(t testing.TB) time.Duration {
+	t.Helper()
+	var times []float64
+	for _, m := range pingTime.FindAllStringSubmatch(w.c.Run(t, "ping", "-n", "-c", "100", "-i", "0.01", meshB), -1) {
+		ms, _ := strconv.ParseFloat(m[1], 64)
+		times = append(times, ms)
+	}
+	slices.Sort(times)
+	return time.Duration(times[len(times)/2] * float64(time.Millisecond))
 }
 
 var pingStat = regexp.MustCompile(`icmp_seq=(\d+) .*time=`)
