@@ -29,6 +29,10 @@ type PoolConfig struct {
 	Logger *slog.Logger   // nil discards
 	Roots  *x509.CertPool // as in Dialer
 
+	// Changed is called when a relay was connected or lost, and when one says that a peer is not there: Status and Presence may
+	// have changed. It is called with the pool locked: it must neither block nor call the pool.
+	Changed func()
+
 	// DialTCP opens TCP connections, as in Dialer.
 	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -305,6 +309,7 @@ func (p *Pool) gone(m *member, peer wgkey.Public, why derp.GoneReason) {
 	if r := p.routes.find(peer); r != nil && p.hasLocked(m) { // of others we do not want to know
 		r.gone(m.id, while, time.Now())
 		p.routed.Add(1)
+		p.tellChanged()
 	}
 }
 
@@ -315,6 +320,7 @@ func (p *Pool) changedLocked() {
 		p.views = append(p.views, view{id: m.id, up: m.conn != nil, leaving: m.leaving, rtt: m.rtt.least()})
 	}
 	p.routed.Add(1)
+	p.tellChanged()
 	was := p.home
 	p.home = pickHome(was, p.views)
 	if p.home == was {
