@@ -43,6 +43,7 @@ type Config struct {
 	Relays    []Relay            // in the file's order; no two have one URL
 	STUN      []string           // servers as "host:port"; none twice
 	WGSTUN    *WGSTUN            // nil: none
+	Traversal Traversal          // how direct paths are sought; nothing without Relays
 	Control   Control
 	Warnings  []Diagnostic
 }

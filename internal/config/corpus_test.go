@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -155,6 +156,11 @@ func render(c *Config) string {
 	}
 	if len(c.STUN) > 0 {
 		fmt.Fprintf(&b, "\n[STUN]\nServer = %s\n", strings.Join(c.STUN, ", "))
+	}
+	if tr := c.Traversal; !reflect.DeepEqual(tr, defaultTraversal()) {
+		yesNo := map[bool]string{true: "yes", false: "no"}
+		fmt.Fprintf(&b, "\n[Traversal]\nDirect = %s\nHardNAT = %s\nPortMapping = %s\nCandidate = %s\n",
+			yesNo[tr.Direct], yesNo[tr.HardNAT], yesNo[tr.PortMapping], join(tr.Candidates))
 	}
 	if w := c.WGSTUN; w != nil {
 		fmt.Fprintf(&b, "\n[WGSTUN]\nPublicKey = %s\nEndpoint = %s\nAddress = %s\n", w.PublicKey, w.Endpoint, join(w.Addresses))

@@ -7,7 +7,7 @@ import (
 
 // unsupported lists what the configuration format has but this version does not do: "Section", or "Section.Key".
 var unsupported = []string{
-	"SOCKS5", "HTTP", "Forward", "Publish", "Traversal",
+	"SOCKS5", "HTTP", "Forward", "Publish",
 }
 
 // isPlanned reports whether a section, or with a key a key of it, is of the format but not of this version.

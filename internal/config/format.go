@@ -12,13 +12,14 @@ type format struct {
 // nodeFormat is that of culvert.conf.
 func nodeFormat() *format {
 	return &format{
-		sections: []string{"Interface", "Peer", "Filter", "Exit", "Netmap", "Upstream", "Relay", "STUN", "WGSTUN", "Control"},
+		sections: []string{"Interface", "Peer", "Filter", "Exit", "Netmap", "Upstream", "Relay", "STUN", "WGSTUN", "Traversal", "Control"},
 		planned:  unsupported,
 		wgQuick:  true,
 		home: homeIn([]home{
 			{"Peer", keyNames(peerKeys)}, {"Interface", keyNames(interfaceKeys)}, {"Filter", keyNames(filterKeys)}, {"Exit", keyNames(exitKeys)},
 			{"Control", keyNames(controlKeys)}, {"Upstream", keyNames(upstreamKeys)}, {"Netmap", keyNames(netmapKeys)},
 			{"Relay", keyNames(relayKeys)}, {"STUN", keyNames(stunKeys)}, {"WGSTUN", keyNames(wgstunKeys)},
+			{"Traversal", keyNames(traversalKeys)},
 		}),
 		foreign: foreignIn("belongs in the configuration of culvert relay, not in a node's", []home{
 			{"Relay", keyNames(relayServerKeys)}, {"STUN", keyNames(relaySTUNKeys)}, {"WGSTUN", keyNames(relayWGSTUNKeys)},
@@ -35,7 +36,7 @@ func relayFormat() *format {
 			{"Control", keyNames(relayControlKeys)},
 		}),
 		foreign: foreignIn("belongs in the configuration of a node, not in that of culvert relay", []home{
-			{"Interface", nil}, {"Peer", nil}, {"Filter", nil}, {"Exit", nil}, {"Netmap", nil}, {"Upstream", nil},
+			{"Interface", nil}, {"Peer", nil}, {"Filter", nil}, {"Exit", nil}, {"Netmap", nil}, {"Upstream", nil}, {"Traversal", nil},
 			{"Relay", keyNames(relayKeys)}, {"STUN", keyNames(stunKeys)}, {"WGSTUN", keyNames(wgstunKeys)}, {"Control", keyNames(controlKeys)},
 		}),
 	}

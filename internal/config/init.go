@@ -150,6 +150,15 @@ func initText(node Interface, device Peer, deviceFile string) string {
 # PublicKey = the key of the WG-STUN server
 # Endpoint = relay.example:3479
 
+# Peers behind a relay are moved to direct paths where one can be made:
+# [Traversal]
+# Direct = yes
+# PortMapping = yes
+# Techniques for hard NATs, which may send some thousand datagrams:
+# HardNAT = yes
+# A port forward that was made by hand, as peers see it:
+# Candidate = 203.0.113.7:51820
+
 [Control]
 # The socket that culvert status, reload and health use.
 # Socket = /run/culvert/control.sock

@@ -47,6 +47,7 @@ type loader struct {
 	interfaceKeys map[string]int
 	filterKeys    map[string]int
 	exitKeys      map[string]int
+	traversalKeys map[string]int
 	controlKeys   map[string]int
 	peers         []*peerDraft
 	netmaps       []*netmapDraft
@@ -89,11 +90,13 @@ func newLoader(o Options, readFile func(string) (*content, error)) *loader {
 	}
 	return &loader{
 		Options:       o,
+		cfg:           Config{Traversal: defaultTraversal()},
 		readFile:      readFile,
 		format:        nodeFormat(),
 		interfaceKeys: map[string]int{},
 		filterKeys:    map[string]int{},
 		exitKeys:      map[string]int{},
+		traversalKeys: map[string]int{},
 		controlKeys:   map[string]int{},
 	}
 }
@@ -148,6 +151,8 @@ func (l *loader) readMain(file string, text *content) {
 			l.readSTUN(s)
 		case "wgstun":
 			l.readWGSTUN(s)
+		case "traversal":
+			readSection(l, s, traversalKeys, &l.cfg.Traversal, l.traversalKeys)
 		case "filter":
 			readSection(l, s, filterKeys, &l.cfg.Filter, l.filterKeys)
 		case "exit":

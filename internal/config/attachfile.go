@@ -1,0 +1,85 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// AttachConfig is what culvert attach needs to know besides the WireGuard device: the sections of a node's configuration that are
+// about relays and paths.
+type AttachConfig struct {
+	File      string // as given to LoadAttach; "": none
+	Relays    []Relay
+	STUN      []string
+	WGSTUN    *WGSTUN // nil: none
+	Traversal Traversal
+	Control   Control // without FlowLog
+	Warnings  []Diagnostic
+}
+
+// LoadAttach reads the configuration of culvert attach; file "" is an empty one. Sections that describe a node, whose part the device
+// has here, are skipped: a node's file serves too. The error is Errors, or one that wraps the cause why file itself cannot be read
+// (fs.ErrNotExist).
+func LoadAttach(file string, o Options) (*AttachConfig, error) { return loadAttach(file, o, readFile) }
+
+func loadAttach(file string, o Options, readFile func(string) (*content, error)) (*AttachConfig, error) {
+	l := newLoader(o, readFile)
+	l.format = attachFormat()
+	l.cfg.File = file
+	if file != "" {
+		text, err := readFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("read configuration: %w", err)
+		}
+		l.readAttach(file, text)
+	}
+	l.checkRelays()
+	l.checkSTUN()
+	if line, given := l.controlKeys["FlowLog"]; given {
+		l.warn(line, "FlowLog is not used: culvert attach sees no flows")
+		l.cfg.Control.FlowLog = ""
+	}
+	l.sort(l.faults)
+	if len(l.faults) > 0 {
+		return nil, l.faults
+	}
+	l.sort(l.warnings)
+	return &AttachConfig{
+		File: file, Relays: l.cfg.Relays, STUN: l.cfg.STUN, WGSTUN: l.cfg.WGSTUN, Traversal: l.cfg.Traversal, Control: l.cfg.Control,
+		Warnings: l.warnings,
+	}, nil
+}
+
+// attachFormat is that of the file of culvert attach: a node's.
+func attachFormat() *format {
+	f := nodeFormat()
+	f.wgQuick = false
+	return f
+}
+
+func (l *loader) readAttach(file string, text *content) {
+	skipped := map[string]bool{}
+	for _, s := range l.open(file, text) {
+		switch name := strings.ToLower(s.name); name {
+		case "relay":
+			l.readRelay(s)
+		case "stun":
+			l.readSTUN(s)
+		case "wgstun":
+			l.readWGSTUN(s)
+		case "traversal":
+			readSection(l, s, traversalKeys, &l.cfg.Traversal, l.traversalKeys)
+		case "control":
+			readSection(l, s, controlKeys, &l.cfg.Control, l.controlKeys)
+		case "interface", "peer", "filter", "exit", "netmap", "upstream":
+			if !skipped[name] {
+				l.warn(s.line, "[%s] is not used: culvert attach takes peers from the device, and forwards nothing", s.name)
+			}
+			skipped[name] = true
+		case "": // scan has reported it
+		default:
+			l.unknownSection(s)
+		}
+	}
+	l.close(text)
+}
