@@ -24,7 +24,7 @@ func fieldsOf(k Kind) (used, needed fields) {
 	case KindTrickle:
 		return set(fieldCandidate), set(fieldCandidate)
 	case KindStart:
-		used = set(fieldStart)
+		return set(fieldStart, fieldTechnique, fieldExpect), set(fieldStart)
 	case KindProposal:
 		used = set(fieldAttempt, fieldProposer, fieldAcceptor)
 	case KindAnswer:
@@ -57,7 +57,7 @@ func parseFields(h *head, b []byte) (m Message, ok bool) {
 	}
 	used, needed := fieldsOf(h.kind)
 	var seen fields
-	candidates := 0
+	var count [numFields]int
 	for len(b) > 0 {
 		if len(b) < fieldHead || len(b) < fieldHead+int(b[1]) {
 			return m, false
@@ -67,11 +67,7 @@ func parseFields(h *head, b []byte) (m Message, ok bool) {
 		if t >= numFields || used&(1<<t) == 0 {
 			continue
 		}
-		if t == fieldCandidate {
-			if candidates++; candidates > MaxCandidates {
-				return m, false
-			}
-		} else if seen&(1<<t) != 0 {
+		if count[t]++; count[t] > most(t) {
 			return m, false
 		}
 		seen |= 1 << t
@@ -79,7 +75,21 @@ func parseFields(h *head, b []byte) (m Message, ok bool) {
 			return m, false
 		}
 	}
+	if m.Technique == 0 && len(m.Expect) > 0 {
+		return m, false
+	}
 	return m, seen&needed == needed
+}
+
+// most is how often a field may be in a message.
+func most(t byte) int {
+	switch t {
+	case fieldCandidate:
+		return MaxCandidates
+	case fieldExpect:
+		return MaxExpect
+	}
+	return 1
 }
 
 // parseField reads one field; false if it is malformed.
@@ -108,6 +118,15 @@ func (m *Message) parseField(t byte, value []byte) (ok bool) {
 	case fieldReason:
 		if ok = len(value) > 0; ok {
 			m.Reason = Reason(value[0])
+		}
+	case fieldTechnique:
+		if ok = len(value) > 0; ok {
+			m.Technique = value[0]
+		}
+	case fieldExpect:
+		var p Ports
+		if p, ok = parsePorts(value); ok {
+			m.Expect = append(m.Expect, p)
 		}
 	}
 	return ok

@@ -37,7 +37,7 @@
 //
 // A field is a type (1 byte), the length of its value (1), the value. Fields of unknown type, and those that the kind has no use
 // for, are skipped, and so is what follows the known part of a value: there is room for additions. Fields other than candidates
-// appear once at most. (c) is allowed in candidates, (t) in trickle, and so on; capitals: required.
+// and expected ports appear once at most. (c) is allowed in candidates, (t) in trickle, and so on; capitals: required.
 //
 //	type 1  candidate (c, T), at most 32:
 //	          0 kind, 1: 1 host, 2 reflexive, 3 mapped, 4 static, 5 own port, 6 peer-reflexive, 7 last pair. Others: the candidate
@@ -60,6 +60,26 @@
 //	        6  endpoint of the proposer (P): 1 byte 4 or 6, address, port; where WireGuard of the acceptor is to send
 //	        7  endpoint of the acceptor (P): likewise, for WireGuard of the proposer
 //	        8  reason, 1 (A, G): 0 accepted; see Reason
+//	        9  technique, 1 (s): how hard NATs are to be overcome; none or 0: by plain checks
+//	       10  expected ports (s), at most 8, only with a technique that is not 0:
+//	          0 4 or 6: the family
+//	          1 address, 4 or 16
+//	          . lowest port, 2, not 0; highest port, 2, not below it
+//	          . step, 2, signed: 0 all ports of the range are alike; else every step-th, from the lowest on, or from the highest on
+//	            if the step is negative, the likeliest first
+//
+// # Start
+//
+// A start without technique has both sides begin with plain checks. With one, three of them prepare an attempt at hard NATs; the
+// controlling node (that of the lower public key) leads:
+//
+//	leader → follower  start{technique}                     prepare: open sockets, see what the NAT makes of them
+//	follower → leader  start{technique, expected}           ready: this is where I will be seen
+//	leader → follower  start{technique, expected, start in} so will I: go
+//
+// A follower that cannot do it answers start{technique} without ports, and a leader that cannot, or has not heard from the
+// follower, sends a start without technique: then the attempt is over. Nodes that know fields 1 to 8 only take all of these for
+// plain starts. Expected ports are the peer's word: who sends there asks Filter.CheckPorts first.
 //
 // # Time, replay, restart
 //

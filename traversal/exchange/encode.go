@@ -34,8 +34,10 @@ const (
 	fieldProposer  = 6
 	fieldAcceptor  = 7
 	fieldReason    = 8
+	fieldTechnique = 9
+	fieldExpect    = 10
 
-	numFields = 9
+	numFields = 11
 	fieldHead = 2 // type and length
 )
 
@@ -94,6 +96,10 @@ func appendFields(b []byte, m *Message) []byte {
 		b = appendCandidates(b, m.Candidates)
 	case KindStart:
 		b = appendNumber(b, fieldStart, micros(m.StartIn))
+		if m.Technique != 0 {
+			b = append(b, fieldTechnique, 1, m.Technique)
+			b = appendExpect(b, m.Expect)
+		}
 	case KindProposal:
 		b = appendNumber(b, fieldAttempt, m.Attempt)
 		b = appendEndpoint(b, fieldProposer, m.Proposer)

@@ -51,6 +51,7 @@ func FuzzPlaintext(f *testing.F) {
 	}
 	f.Add(byte(KindGoodbye), int64(MaxSkew), []byte{fieldReason, 1, 0, 255, 0})
 	f.Add(byte(KindTrickle), -int64(MaxSkew), []byte{fieldCandidate, 1, 99})
+	f.Add(byte(KindStart), int64(0), startWith(fieldTechnique, 1, 2, fieldExpect, 11, 4, 192, 0, 2, 1, 2, 88, 3, 255, 255, 255))
 	a, b := strangers(f)
 	f.Fuzz(func(t *testing.T, kind byte, ahead int64, fields []byte) {
 		forget(a, b)
@@ -62,7 +63,7 @@ func FuzzPlaintext(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if d := m.Sent.Sub(start); d != time.Duration(ahead) || d.Abs() > MaxSkew || len(m.Candidates) > MaxCandidates || m.StartIn > MaxStartIn {
+		if d := m.Sent.Sub(start); d != time.Duration(ahead) || d.Abs() > MaxSkew || len(m.Candidates) > MaxCandidates || m.StartIn > MaxStartIn || len(m.Expect) > MaxExpect {
 			t.Fatalf("opens as %+v", m)
 		}
 		if m.Kind == KindTrickle && len(m.Candidates) == 0 {

@@ -104,6 +104,18 @@ func hello() Message {
 	return Message{Kind: KindCandidates, Session: 7, Candidates: []Candidate{{Kind: Host, WG: ap("192.168.1.7:51820")}}}
 }
 
+// ranges are some of both families, with and without steps.
+func ranges(n int) (list []Ports) {
+	for i := range n {
+		p := Ports{Addr: ap("203.0.113.9:1").Addr(), From: 600 + uint16(i), To: 65535, Step: int16(i%3-1) * 32767}
+		if i%2 == 1 {
+			p.Addr = ap("[2001:db8::9]:1").Addr()
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
 // messages are one or more of each kind, with all that they may have.
 func messages() []Message {
 	v4, v6 := ap("203.0.113.9:51820"), ap("[2001:db8::9]:51820")
@@ -132,6 +144,9 @@ func messages() []Message {
 		{Kind: KindTrickle, Session: 2, Candidates: list},
 		{Kind: KindStart, Session: 3},
 		{Kind: KindStart, Session: 3, StartIn: MaxStartIn},
+		{Kind: KindStart, Session: 3, Technique: 1},
+		{Kind: KindStart, Session: 3, Technique: 255, StartIn: time.Millisecond, Expect: []Ports{{Addr: v4.Addr(), From: 1, To: 1}}},
+		{Kind: KindStart, Session: 3, Technique: 2, Expect: ranges(MaxExpect)},
 		{Kind: KindProposal, Session: 4, Attempt: 1<<32 - 1, Proposer: v4, Acceptor: ap("198.51.100.1:1")},
 		{Kind: KindProposal, Session: 4, Attempt: 1, Proposer: v6, Acceptor: ap("[2001:db8::1]:1")},
 		{Kind: KindAnswer, Session: 5, Attempt: 2},

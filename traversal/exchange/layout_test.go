@@ -31,8 +31,11 @@ func TestAdditionsAreSkipped(t *testing.T) {
 		fields []byte
 		want   Message
 	}{
-		{KindStart, []byte{200, 3, 1, 2, 3, fieldStart, 5, 0, 0, 0, 100, 99, 9, 0, 255, 0}, Message{StartIn: 100 * time.Microsecond}},
+		{KindStart, []byte{200, 3, 1, 2, 3, fieldStart, 5, 0, 0, 0, 100, 99, 11, 0, 255, 0}, Message{StartIn: 100 * time.Microsecond}},
 		{KindStart, []byte{fieldReason, 1, 5, fieldStart, 4, 0, 0, 0, 0}, Message{}},
+		{KindStart, startWith(fieldTechnique, 3, 2, 9, 9, fieldExpect, 13, 4, 192, 0, 2, 1, 2, 88, 3, 255, 255, 254, 7, 7),
+			Message{Technique: 2, Expect: []Ports{{Addr: ap("192.0.2.1:1").Addr(), From: 600, To: 1023, Step: -2}}}},
+		{KindCandidates, []byte{fieldTechnique, 0, fieldExpect, 1, 9}, Message{}},
 		{KindAnswer, []byte{fieldReason, 2, 3, 1, fieldAttempt, 5, 0, 0, 0, 2, 1}, Message{Attempt: 2, Reason: Banned}},
 		{KindTrickle, []byte{fieldCandidate, 1, 99, fieldCandidate, 13, byte(Host), 0xf8, 0, 1, 192, 0, 2, 1, 0, 7, 1, 2, 3},
 			Message{Candidates: []Candidate{{Kind: Host, Preference: 1, WG: ap("192.0.2.1:7")}}}},
@@ -50,6 +53,9 @@ func TestAdditionsAreSkipped(t *testing.T) {
 	}
 }
 
+// startWith is a start at once and some more.
+func startWith(more ...byte) []byte { return append([]byte{fieldStart, 4, 0, 0, 0, 0}, more...) }
+
 func TestWhatBreaksTheLayout(t *testing.T) {
 	a, b := acquainted(t)
 	reason := []byte{fieldReason, 1, 1}
@@ -57,14 +63,25 @@ func TestWhatBreaksTheLayout(t *testing.T) {
 		kind   Kind
 		fields []byte
 	}{
-		{KindGoodbye, nil},                                                                                  // a field is missing
-		{KindAnswer, reason},                                                                                //
-		{KindGoodbye, []byte{fieldReason, 0}},                                                               // too short a value
-		{KindGoodbye, append(reason, reason...)},                                                            // twice
-		{KindGoodbye, append(reason, 77)},                                                                   // no length
-		{KindGoodbye, append(reason, 77, 1)},                                                                // no value
-		{KindStart, []byte{fieldStart, 3, 0, 0, 0}},                                                         //
-		{KindStart, []byte{fieldStart, 4, 0, 0x98, 0x96, 0x81}},                                             // a microsecond above 10 s
+		{KindGoodbye, nil},                                                            // a field is missing
+		{KindAnswer, reason},                                                          //
+		{KindGoodbye, []byte{fieldReason, 0}},                                         // too short a value
+		{KindGoodbye, append(reason, reason...)},                                      // twice
+		{KindGoodbye, append(reason, 77)},                                             // no length
+		{KindGoodbye, append(reason, 77, 1)},                                          // no value
+		{KindStart, []byte{fieldStart, 3, 0, 0, 0}},                                   //
+		{KindStart, []byte{fieldStart, 4, 0, 0x98, 0x96, 0x81}},                       // a microsecond above 10 s
+		{KindStart, []byte{fieldTechnique, 1, 2}},                                     // no start
+		{KindStart, startWith(fieldTechnique, 0)},                                     //
+		{KindStart, startWith(fieldTechnique, 1, 2, fieldTechnique, 1, 2)},            // twice
+		{KindStart, startWith(fieldExpect, 11, 4, 192, 0, 2, 1, 2, 88, 3, 255, 0, 0)}, // no technique
+		{KindStart, startWith(fieldTechnique, 1, 0, fieldExpect, 11, 4, 192, 0, 2, 1, 2, 88, 3, 255, 0, 0)}, // none
+		{KindStart, startWith(fieldTechnique, 1, 2, fieldExpect, 0)},                                        //
+		{KindStart, startWith(fieldTechnique, 1, 2, fieldExpect, 10, 4, 192, 0, 2, 1, 2, 88, 3, 255, 0)},    // half a step
+		{KindStart, startWith(fieldTechnique, 1, 2, fieldExpect, 11, 5, 192, 0, 2, 1, 2, 88, 3, 255, 0, 0)}, // no family
+		{KindStart, startWith(fieldTechnique, 1, 2, fieldExpect, 11, 6, 192, 0, 2, 1, 2, 88, 3, 255, 0, 0)}, // IPv4 where IPv6 is said
+		{KindStart, startWith(fieldTechnique, 1, 2, fieldExpect, 11, 4, 192, 0, 2, 1, 0, 0, 3, 255, 0, 0)},  // from port 0
+		{KindStart, startWith(fieldTechnique, 1, 2, fieldExpect, 11, 4, 192, 0, 2, 1, 4, 0, 3, 255, 0, 0)},  // 1024 to 1023
 		{KindTrickle, nil},                                                                                  //
 		{KindTrickle, []byte{fieldCandidate, 0}},                                                            //
 		{KindTrickle, []byte{fieldCandidate, 3, byte(Host), 0, 0}},                                          //
@@ -125,7 +142,10 @@ func TestEveryCutOfFields(t *testing.T) {
 			if k := len(got.Candidates); k > len(m.Candidates) || k > 0 && !reflect.DeepEqual(got.Candidates, m.Candidates[:k]) {
 				t.Fatalf("%v cut at %d: %v", m.Kind, n, got.Candidates)
 			}
-			if m.Kind != KindCandidates && m.Kind != KindTrickle {
+			if k := len(got.Expect); k > len(m.Expect) || k > 0 && !reflect.DeepEqual(got.Expect, m.Expect[:k]) {
+				t.Fatalf("%v cut at %d: %v", m.Kind, n, got.Expect)
+			}
+			if m.Kind != KindCandidates && m.Kind != KindTrickle && m.Kind != KindStart {
 				t.Errorf("%v cut at %d of %d is accepted", m.Kind, n, len(b))
 			}
 		}
@@ -151,6 +171,19 @@ func TestAtMost32Candidates(t *testing.T) {
 		fields[len(fields)-candidateLen(full[0])+fieldHead] = byte(last)
 		at := start.Add(time.Duration(last))
 		refuses(t, b, sealRaw(t, a, b, plaintextOf(b, a, KindTrickle, at, fields...)), a.key, start, FaultMalformed)
+	}
+}
+
+func TestAtMost8Ranges(t *testing.T) {
+	a, b := acquainted(t)
+	m := Message{Kind: KindStart, Session: 1, Technique: 2, Expect: ranges(MaxExpect)}
+	fields := appendFields(nil, &m)
+	fields = appendExpect(fields, ranges(1))
+	refuses(t, b, sealRaw(t, a, b, plaintextOf(b, a, KindStart, start, fields...)), a.key, start, FaultMalformed)
+	m.Expect = nil
+	got := opens(t, b, seal(t, a, b, m, start.Add(1)), a.key, start)
+	if got.Technique != 2 || got.Expect != nil {
+		t.Errorf("got %+v", got)
 	}
 }
 

@@ -19,7 +19,7 @@ type Kind uint8
 const (
 	KindCandidates Kind = 1 // Candidates (may be none), Hints4, Hints6, StartIn: opens a session or starts it anew
 	KindTrickle    Kind = 2 // Candidates: more of the same session
-	KindStart      Kind = 3 // StartIn: when checks begin
+	KindStart      Kind = 3 // StartIn: when checks begin; Technique, Expect: what is tried then
 	KindProposal   Kind = 4 // Attempt, Proposer, Acceptor: move WireGuard to this path
 	KindAnswer     Kind = 5 // Attempt, Reason: of a proposal
 	KindGoodbye    Kind = 6 // Reason: the session, or with Session 0 all, end here
@@ -124,6 +124,11 @@ type Message struct {
 	// does: StartIn and half of RTT after it has sent the message. Zero in a start is at once, in candidates not said.
 	StartIn time.Duration
 
+	// Technique is how hard NATs are to be overcome, by the numbers of package punch; 0 is by plain checks. Expect is where the
+	// sender's packets will be seen to come from, when it has prepared for that: at most MaxExpect ranges, with a Technique only.
+	Technique uint8
+	Expect    []Ports
+
 	Attempt  uint32         // which proposal of the session
 	Proposer netip.AddrPort // where WireGuard of the proposer is, as the acceptor is to reach it
 	Acceptor netip.AddrPort // likewise of the acceptor
@@ -157,6 +162,8 @@ func (m *Message) check() error {
 		return errors.New("an endpoint is missing")
 	case (m.Kind == KindStart || m.Kind == KindCandidates) && (m.StartIn < 0 || m.StartIn > MaxStartIn):
 		return fmt.Errorf("start in %v: at most %v", m.StartIn, MaxStartIn)
+	case m.Kind == KindStart:
+		return m.checkExpect()
 	case !m.Kind.addressesOnly():
 		return nil
 	}
@@ -168,6 +175,21 @@ func (m *Message) check() error {
 	for _, h := range []*Hints{&m.Hints4, &m.Hints6} {
 		if h.Known && !h.valid() {
 			return fmt.Errorf("hints %+v contradict themselves", *h)
+		}
+	}
+	return nil
+}
+
+func (m *Message) checkExpect() error {
+	switch {
+	case len(m.Expect) > MaxExpect:
+		return fmt.Errorf("%d ranges of ports: at most %d fit", len(m.Expect), MaxExpect)
+	case len(m.Expect) > 0 && m.Technique == 0:
+		return errors.New("ports are expected, but with no technique")
+	}
+	for _, p := range m.Expect {
+		if !p.valid() {
+			return fmt.Errorf("ports %v: no address, or no range", p)
 		}
 	}
 	return nil

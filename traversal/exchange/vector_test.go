@@ -60,6 +60,14 @@ var vectors = map[string]Message{
 			Filtering: stun.Range{Least: nat.AddressAndPortDependent, Most: nat.AddressAndPortDependent},
 			Sockets:   12, Preserved: 1, Parity: 7, Step: -2, Min: 1024, Max: 2047},
 	},
+	"start.txt": {
+		Kind: KindStart, Session: 0x0102030405060708, StartIn: 75 * time.Millisecond, Technique: 2,
+		Expect: []Ports{
+			{Addr: ap("203.0.113.9:1").Addr(), From: 600, To: 1023},
+			{Addr: ap("203.0.113.9:1").Addr(), From: 40000, To: 40062, Step: -2},
+			{Addr: ap("[2001:db8::9]:1").Addr(), From: 51820, To: 51820},
+		},
+	},
 	"proposal.txt": {
 		Kind: KindProposal, Session: 0x0102030405060708, Attempt: 3,
 		Proposer: ap("203.0.113.9:1024"), Acceptor: ap("[2001:db8::9]:51820"),
