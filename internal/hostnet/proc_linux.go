@@ -28,15 +28,15 @@ const (
 // addresses of a family are not known, which is an error; a kernel without IPv6 has no if_inet6. The files with routes may
 // be missing.
 func (c *collection) procAll(dir string) error {
-	err := c.eachLine(dir, "fib_trie", c.fibTrie())
-	if err6 := c.eachLine(dir, "if_inet6", c.ifInet6); !errors.Is(err6, fs.ErrNotExist) {
+	err := eachLine(dir, "fib_trie", c.fibTrie())
+	if err6 := eachLine(dir, "if_inet6", c.ifInet6); !errors.Is(err6, fs.ErrNotExist) {
 		err = errors.Join(err, err6)
 	}
 	if err != nil {
 		return err
 	}
 	for name, line := range map[string]func([]string){"route": c.procRoute, "ipv6_route": c.procRoute6} {
-		if err := c.eachLine(dir, name, line); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+		if err := eachLine(dir, name, line); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
 	}
@@ -45,7 +45,7 @@ func (c *collection) procAll(dir string) error {
 
 // eachLine calls line with the fields of every line. Lines that do not look as expected are left out by line itself: these
 // files have headings, and kernels add columns.
-func (c *collection) eachLine(dir, name string, line func(fields []string)) error {
+func eachLine(dir, name string, line func(fields []string)) error {
 	f, err := os.Open(filepath.Join(dir, name))
 	if err != nil {
 		return err

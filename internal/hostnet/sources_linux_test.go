@@ -64,6 +64,8 @@ func TestProcSurvivesNonsense(t *testing.T) {
 			c.procRoute6(fields)
 			c.ifInet6(fields)
 			trie(fields)
+			defaultRoute4(fields)
+			defaultRoute6(fields)
 		}
 		s := c.snapshot()
 		for _, p := range append(s.OnLink, s.Local...) {

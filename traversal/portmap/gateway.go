@@ -2,11 +2,11 @@ package portmap
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
-	"runtime"
 	"time"
+
+	"culvert.dev/culvert/internal/hostnet"
 )
 
 // Gateway is a router on the way out, and the address that this host uses on the network towards it.
@@ -19,13 +19,41 @@ type Gateway struct {
 // maxGateways bounds how many are asked, as each has its own traffic.
 const maxGateways = 6
 
+const maxAddrs6 = 4 // of this host, for which IPv6 pinholes are made
+
 // ErrGatewayUnknown means that this system does not tell its gateway, or not in a way that is known here. There may be one.
-var ErrGatewayUnknown = errors.New("the default gateway cannot be found out on " + runtime.GOOS)
+var ErrGatewayUnknown = hostnet.ErrNoGateways
 
 // SystemGateways reads the gateways of the host's default routes, for both families, the best one of each: for IPv4 with the
 // address that the host would use, for IPv6 once for each of its global addresses (four at most) on that network. Without
 // any default route via a gateway the list is empty. It blocks for no longer than reading some files takes.
-func SystemGateways() ([]Gateway, error) { return systemGateways() }
+func SystemGateways() ([]Gateway, error) {
+	gateways, err := hostnet.Gateways()
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := hostnet.Addresses()
+	return locals(gateways, addrs, hostnet.Source), err
+}
+
+// locals adds this host's side to its gateways. Of IPv6 it wants addresses that strangers may send to: unique local ones (fc00::/7)
+// need no pinhole, since nobody outside has a route to them.
+func locals(gateways []hostnet.Gateway, addrs []hostnet.Address, source func(netip.Addr) netip.Addr) (list []Gateway) {
+	for _, g := range gateways {
+		if g.Addr.Is4() {
+			list = append(list, Gateway{Addr: g.Addr, Local: source(g.Addr), Interface: g.Interface})
+			continue
+		}
+		n := 0
+		for _, a := range addrs {
+			if a.Interface == g.Interface && a.Addr.Is6() && !a.Deprecated && a.Addr.IsGlobalUnicast() && !a.Addr.IsPrivate() && n < maxAddrs6 {
+				list = append(list, Gateway{Addr: g.Addr, Local: a.Addr, Interface: g.Interface})
+				n++
+			}
+		}
+	}
+	return usable(list)
+}
 
 // usable leaves out what cannot be asked, and duplicates.
 func usable(list []Gateway) (out []Gateway) {

@@ -1,10 +1,14 @@
 package stun
 
-import "culvert.dev/culvert/nat"
+import (
+	"slices"
 
-// mappingOf concludes from what different destinations saw of one socket. Each pair of destinations that differ in one respect
+	"culvert.dev/culvert/nat"
+)
+
+// MappingOf concludes from what different destinations saw of one socket. Each pair of destinations that differ in one respect
 // tells about that; a pair that differs in both tells only if both saw the same.
-func mappingOf(seen []Observation) Range {
+func MappingOf(seen []Observation) Range {
 	var byAddr, byPort, byEither evidence
 	for i, a := range seen {
 		for _, b := range seen[i+1:] {
@@ -86,25 +90,23 @@ func filteringOf(both, port asked) Range {
 	return r
 }
 
-// portsOf concludes from the inner and outer ports of sockets, in the order they were mapped.
-func portsOf(pairs [][2]uint16) Ports {
+// portsOf concludes from the inner and outer ports of sockets, and the outer ports of all mappings that they have, both in the order
+// they were mapped.
+func portsOf(pairs [][2]uint16, made []uint16) Ports {
 	p := Ports{Sockets: len(pairs)}
-	outer := make([]uint16, len(pairs))
-	for i, pair := range pairs {
-		outer[i] = pair[1]
+	for _, pair := range pairs {
 		if pair[0] == pair[1] {
 			p.Preserved++
 		}
 		if pair[0]%2 == pair[1]%2 {
 			p.Parity++
 		}
-		if i == 0 {
-			p.Min, p.Max = pair[1], pair[1]
-		}
-		p.Min, p.Max = min(p.Min, pair[1]), max(p.Max, pair[1])
+	}
+	if len(made) > 0 {
+		p.Min, p.Max = slices.Min(made), slices.Max(made)
 	}
 	if !p.Kept() {
-		p.Step = stepOf(outer)
+		p.Step = stepOf(made)
 	}
 	return p
 }

@@ -46,12 +46,12 @@ func TestMappingFromObservations(t *testing.T) {
 		list := seen(c.seen)
 		for range list { // whatever the order
 			list = append(list[1:], list[0])
-			if got := mappingOf(list); got != c.want {
+			if got := MappingOf(list); got != c.want {
 				t.Errorf("%s: got %v, want %v", c.seen, got, c.want)
 			}
 		}
 		slices.Reverse(list)
-		if got := mappingOf(list); got != c.want {
+		if got := MappingOf(list); got != c.want {
 			t.Errorf("%s reversed: got %v, want %v", c.seen, got, c.want)
 		}
 	}

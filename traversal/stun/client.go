@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	pion "github.com/pion/stun/v3"
@@ -107,7 +108,7 @@ func (c *Client) exchange(ctx context.Context, x *exchange) outcome {
 		err := c.try(x)
 		if err == nil {
 			failures = 0
-		} else if failures++; failures == 2 || errors.Is(err, net.ErrClosed) {
+		} else if failures++; failures == 2 || hopeless(err) {
 			return outcome{err: err} // once may have been a full queue
 		}
 		select {
@@ -121,6 +122,11 @@ func (c *Client) exchange(ctx context.Context, x *exchange) outcome {
 		timer.Reset(wait)
 	}
 	return x.last(fmt.Errorf("%w after %d tries", ErrNoAnswer, len(x.ids)))
+}
+
+// hopeless reports whether sending fails for good: there is no socket, or no way for that family.
+func hopeless(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
 // last is an answer that came in the same instant as the end, or that end.

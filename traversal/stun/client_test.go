@@ -3,10 +3,12 @@ package stun
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -298,4 +300,17 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	work.Wait()
+}
+
+// TestNoWay: where there is no way for a family, or no socket, nobody waits.
+func TestNoWay(t *testing.T) {
+	for _, reason := range []error{syscall.ENETUNREACH, syscall.EAFNOSUPPORT, net.ErrClosed} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			c := NewClient(func([]byte, netip.AddrPort) error { return fmt.Errorf("send: %w", reason) })
+			if _, err := c.Bind(t.Context(), server); !errors.Is(err, reason) || time.Since(began) != 0 {
+				t.Errorf("%v after %v", err, time.Since(began))
+			}
+		})
+	}
 }

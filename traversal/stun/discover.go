@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"culvert.dev/culvert/internal/hostnet"
+	"culvert.dev/culvert/nat"
 )
 
 // DiscoverConfig configures Discover. Server is needed.
@@ -37,11 +38,14 @@ const (
 
 	// quickTries is how often is asked where silence is an answer: over 1.5 s.
 	quickTries = 4
+
+	// maxOthers is how many destinations tell of the ports of one socket beside the first.
+	maxOthers = 3
 )
 
 // Discover finds out what the NATs and firewalls between this host and a server do, by the tests of RFC 5780 sections 4.3 and
 // 4.4 and some more. It takes some 20 times the RTT and 2 s, sends about 60 datagrams, and needs no goroutine or socket when it
-// returns.
+// returns. Where mappings depend on the destination it is three more RTTs and datagrams for each of Sockets.
 //
 // A server with one address can tell neither address-dependent mapping from endpoint-independent, nor address-dependent
 // filtering from none; the report then says that it is one or the other. Without any answer the error wraps ErrNoAnswer: UDP is
@@ -108,15 +112,15 @@ func (d *discovery) run(ctx context.Context) (r Report, err error) {
 	r = Report{Server: d.cfg.Server, Mapped: first.Mapped, RTT: first.RTT, NAT: !d.own(first.Mapped, p)}
 	other := first.Other
 	r.Seen = []Observation{{r.Server, first.Mapped}}
-	for _, to := range d.destinations(credible(other, r.Server), other) {
+	for _, to := range d.destinations(other) {
 		d.observe(ctx, p, &r, to)
 	}
 	r.TwoAddr = seenFrom(r.Seen, func(a netip.AddrPort) bool { return a.Addr() == other.Addr() })
-	r.Mapping = mappingOf(r.Seen)
+	r.Mapping = MappingOf(r.Seen)
 	if !slices.ContainsFunc(r.Seen, func(o Observation) bool { return !d.own(o.Mapped, p) }) {
 		r.Mapping = Range{} // no NAT; a host with several addresses chooses its own by the destination
 	}
-	r.Ports = d.ports(ctx)
+	r.Ports = d.ports(ctx, &r)
 	if step := stepOf(outerPorts(r.Seen)); r.Ports.Step == 0 && r.Mapping.Known() && !r.Ports.Kept() {
 		r.Ports.Step = step
 	}
@@ -152,13 +156,29 @@ func credible(other, server netip.AddrPort) bool {
 		a.IsPrivate() == b.IsPrivate() && a.IsLoopback() == b.IsLoopback() && a.IsLinkLocalUnicast() == b.IsLinkLocalUnicast()
 }
 
-// destinations are what one socket asks after the server itself: of two addresses and two ports the other three, in the order
-// of RFC 5780 section 4.3 and then the one it has no use for; else the other port as it is guessed, and other servers.
-func (d *discovery) destinations(two bool, other netip.AddrPort) (groups [][]netip.AddrPort) {
+// Others returns the other destinations of a server that tell, beside itself, how mappings depend on the destination. told is true
+// if it names them: of two addresses and two ports the other three, in the order of RFC 5780 section 4.3 and then the one it has no
+// use for. Else they are guesses, the next two ports. other is the OTHER-ADDRESS of its answer.
+func Others(server, other netip.AddrPort) (list []netip.AddrPort, told bool) {
+	if credible(other, server) {
+		return []netip.AddrPort{netip.AddrPortFrom(other.Addr(), server.Port()), other, netip.AddrPortFrom(server.Addr(), other.Port())}, true
+	}
+	for _, port := range []uint16{server.Port() + 1, server.Port() + 2} {
+		if port > server.Port() {
+			list = append(list, netip.AddrPortFrom(server.Addr(), port))
+		}
+	}
+	return list, false
+}
+
+// destinations are what one socket asks after the server itself: where it says so its other addresses and ports; else the other port
+// as it is guessed, and other servers.
+func (d *discovery) destinations(other netip.AddrPort) (groups [][]netip.AddrPort) {
 	s := d.cfg.Server
-	if two {
-		groups = append(groups, []netip.AddrPort{netip.AddrPortFrom(other.Addr(), s.Port())}, []netip.AddrPort{other},
-			[]netip.AddrPort{netip.AddrPortFrom(s.Addr(), other.Port())})
+	if list, told := Others(s, other); told {
+		for _, a := range list {
+			groups = append(groups, []netip.AddrPort{a})
+		}
 	} else {
 		var guesses []netip.AddrPort
 		for _, port := range d.cfg.AlternatePorts {
@@ -204,9 +224,17 @@ func (d *discovery) observe(ctx context.Context, p *probe, r *Report, to []netip
 	}
 }
 
-// ports looks at the outer ports of some sockets' first mappings, one after the other.
-func (d *discovery) ports(ctx context.Context) Ports {
+// ports looks at the outer ports of some sockets, one after the other: at those of their first mappings, and where mappings depend on
+// the destination at those of their others too, by which the range shows.
+func (d *discovery) ports(ctx context.Context, r *Report) Ports {
+	var others []netip.AddrPort
+	if r.Mapping.Least > nat.EndpointIndependent {
+		for _, o := range r.Seen[1:min(len(r.Seen), 1+maxOthers)] {
+			others = append(others, o.To)
+		}
+	}
 	var pairs [][2]uint16
+	var made []uint16 // ports of mappings, in the order of their making
 	for range d.cfg.Sockets {
 		p, err := d.open()
 		if err != nil {
@@ -220,8 +248,16 @@ func (d *discovery) ports(ctx context.Context) Ports {
 			continue
 		}
 		pairs = append(pairs, [2]uint16{p.port(), answer.Mapped.Port()})
+		first := len(made)
+		made = append(made, answer.Mapped.Port())
+		for _, to := range others {
+			answer, err := p.client.do(ctx, &exchange{server: to, tries: quickTries})
+			if err == nil && !slices.Contains(made[first:], answer.Mapped.Port()) {
+				made = append(made, answer.Mapped.Port())
+			}
+		}
 	}
-	return portsOf(pairs)
+	return portsOf(pairs, made)
 }
 
 // filter asks on a fresh socket for an answer from somewhere else. answersThere says that the server is known to answer from

@@ -306,3 +306,39 @@ step       +1
 		t.Errorf("got\n%s", got)
 	}
 }
+
+func TestOtherDestinations(t *testing.T) {
+	for _, c := range []struct {
+		server, other string
+		want          string
+		told          bool
+	}{
+		{"198.51.100.10:3478", "198.51.100.11:3479", "[198.51.100.11:3478 198.51.100.11:3479 198.51.100.10:3479]", true},
+		{"198.51.100.10:3478", "", "[198.51.100.10:3479 198.51.100.10:3480]", false},
+		{"198.51.100.10:3478", "10.0.0.1:3479", "[198.51.100.10:3479 198.51.100.10:3480]", false},
+		{"198.51.100.10:3478", "198.51.100.11:3478", "[198.51.100.10:3479 198.51.100.10:3480]", false},
+		{"198.51.100.10:3478", "[2001:db8::1]:3479", "[198.51.100.10:3479 198.51.100.10:3480]", false},
+		{"198.51.100.10:65534", "", "[198.51.100.10:65535]", false},
+		{"198.51.100.10:65535", "", "[]", false},
+	} {
+		var other netip.AddrPort
+		if c.other != "" {
+			other = ap(c.other)
+		}
+		if list, told := Others(ap(c.server), other); fmt.Sprint(list) != c.want || told != c.told {
+			t.Errorf("%s, %s: %v, %v", c.server, c.other, list, told)
+		}
+	}
+}
+
+// TestRangeOfPorts: where every destination has a mapping of its own, all of them tell of the range, in which first ones alone may
+// lie by chance.
+func TestRangeOfPorts(t *testing.T) {
+	inBubble(t, twoAt, func(t *testing.T, inet *testnet.Router) {
+		home := inet.Gateway("home", testnet.GatewayConfig{NAT: &testnet.NATConfig{Mapping: apd, Filtering: apd, Ports: nat.PortRandom, PortBlock: 1024}})
+		r := discoverFrom(t, home.Host("h", testnet.HostConfig{}), DiscoverConfig{Sockets: 12})
+		if p := r.Ports; p.Sockets != 12 || p.Max-p.Min > 1023 || p.Max-p.Min < 900 || p.Step != 0 {
+			t.Errorf("a block of 1024 ports: %+v", p)
+		}
+	})
+}
