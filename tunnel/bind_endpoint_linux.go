@@ -10,10 +10,11 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
 )
 
 // udpEndpoint is the outer address of a peer, in the form that the kernel takes, with the local address that it was last
-// heard on. It is immutable but for its two flags, so that one value can stand for every packet of a sender.
+// heard on. It is immutable but for its two flags and the tag, so that one value can stand for every packet of a sender.
 type udpEndpoint struct {
 	dst  netip.AddrPort
 	name sockaddr
@@ -21,6 +22,18 @@ type udpEndpoint struct {
 
 	noSource atomic.Bool  // ClearSrc was called: let the kernel choose the local address
 	plain    atomic.Int32 // batches to send without segmentation offload before it is tried again
+	owner    ownerTag
+}
+
+// ownerTagOf returns where an endpoint keeps whose way it is, nil if it has no place for that.
+func ownerTagOf(e conn.Endpoint) *ownerTag {
+	switch e := e.(type) {
+	case *udpEndpoint:
+		return &e.owner
+	case *socketEndpoint:
+		return &e.owner
+	}
+	return nil
 }
 
 // sockaddr is a RawSockaddrInet6, or a RawSockaddrInet4 in its first 16 bytes with zeroes behind: comparable either way.

@@ -28,7 +28,7 @@ type udpBind struct {
 
 	mu     sync.Mutex // serialises Open, Close and SetMark
 	v4, v6 atomic.Pointer[udpSocket]
-	send   sync.Pool // *sendState
+	send   *sync.Pool // *sendState; shared with the sockets beside
 }
 
 type udpSocket struct {
@@ -40,9 +40,7 @@ type udpSocket struct {
 
 // newBind returns the bind that a Tunnel uses unless it is given one.
 func newBind(log *slog.Logger) conn.Bind {
-	b := &udpBind{log: log}
-	b.send.New = func() any { return newSendState() }
-	return b
+	return &udpBind{log: log, send: &sync.Pool{New: func() any { return newSendState() }}}
 }
 
 func (b *udpBind) BatchSize() int { return conn.IdealBatchSize }
@@ -103,9 +101,17 @@ func openPair(port uint16, listen func(network string, port uint16) (*udpSocket,
 	return nil, nil, 0, err
 }
 
+// listenUDP opens a socket made for speed.
 func listenUDP(network string, port uint16) (*udpSocket, error) {
+	return listenWith(network, port, func(fd int) {
+		setAddressOptions(fd, network == "udp6")
+		setFastOptions(fd)
+	})
+}
+
+func listenWith(network string, port uint16, options func(fd int)) (*udpSocket, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { setSocketOptions(int(fd), network == "udp6") })
+		return c.Control(func(fd uintptr) { options(int(fd)) })
 	}}
 	pc, err := lc.ListenPacket(context.Background(), network, ":"+strconv.Itoa(int(port)))
 	if err != nil {
@@ -119,12 +125,7 @@ func listenUDP(network string, port uint16) (*udpSocket, error) {
 	err = s.raw.Control(func(fd uintptr) {
 		_, errGSO := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.gso.Store(errGSO == nil)
-		// Kernels before 5.12 take UDP_GRO but cannot be asked for it, and had bugs in it: there it goes off again.
-		on, errGRO := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO)
-		s.gro = errGRO == nil && on == 1
-		if !s.gro {
-			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 0)
-		}
+		s.gro = checkGRO(int(fd))
 	})
 	if err != nil {
 		pc.Close()
@@ -133,8 +134,24 @@ func listenUDP(network string, port uint16) (*udpSocket, error) {
 	return s, nil
 }
 
-// setSocketOptions asks for what makes the socket fast; each option is optional, so errors are passed over.
-func setSocketOptions(fd int, v6 bool) {
+// checkGRO reports whether UDP_GRO is on. Kernels before 5.12 take it but cannot be asked for it, and had bugs in it: there it
+// goes off again.
+func checkGRO(fd int) bool {
+	on, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO)
+	if err == nil && on == 1 {
+		return true
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 0)
+	return false
+}
+
+// setFastOptions asks for what makes the socket fast; each option is optional, so errors are passed over.
+func setFastOptions(fd int) {
+	setBuffers(fd)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+}
+
+func setBuffers(fd int) {
 	for _, o := range [][2]int{
 		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF},
 		{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF},
@@ -143,13 +160,16 @@ func setSocketOptions(fd int, v6 bool) {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], socketBufferSize)
 		}
 	}
+}
+
+// setAddressOptions makes the socket serve one family and tell which local address packets came to.
+func setAddressOptions(fd int, v6 bool) {
 	if v6 {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
 	} else {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 	}
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 }
 
 func (s *udpSocket) port() uint16 { return s.conn.LocalAddr().(*net.UDPAddr).AddrPort().Port() }

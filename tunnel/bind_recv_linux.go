@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -29,7 +30,7 @@ type receiver struct {
 	iovs  []unix.Iovec
 	names []sockaddr
 	ctls  []control
-	slabs [][]byte // only with UDP_GRO
+	slabs [][]byte // without them it reads into the buffers of the caller
 	want  int      // messages to ask for
 
 	got  int // messages of the last system call
@@ -37,6 +38,7 @@ type receiver struct {
 	off  int // how much of it has been delivered
 
 	endpoints [endpointSlots]*udpEndpoint // direct mapped; saves an allocation per packet
+	stop      *atomic.Bool                // when set, fill returns without messages at the next one; may be nil
 
 	ask   int
 	errno syscall.Errno
@@ -44,10 +46,14 @@ type receiver struct {
 }
 
 func newReceiver(sock *udpSocket) *receiver {
-	n := conn.IdealBatchSize
 	if sock.gro {
-		n = slabs
+		return newReceiverOf(sock, slabs, slabSize)
 	}
+	return newReceiverOf(sock, conn.IdealBatchSize, 0)
+}
+
+// newReceiverOf makes a receiver of n messages at a time, with slabs of the given size unless that is zero.
+func newReceiverOf(sock *udpSocket, n, size int) *receiver {
 	r := &receiver{
 		sock:  sock,
 		msgs:  make([]mmsghdr, n),
@@ -56,13 +62,16 @@ func newReceiver(sock *udpSocket) *receiver {
 		ctls:  make([]control, n),
 		want:  n,
 	}
-	if sock.gro {
+	if size > 0 {
 		r.slabs = make([][]byte, n)
 		for i := range r.slabs {
-			r.slabs[i] = make([]byte, slabSize)
+			r.slabs[i] = make([]byte, size)
 		}
 	}
 	r.read = func(fd uintptr) bool {
+		if r.stop != nil && r.stop.Load() {
+			return true
+		}
 		for {
 			n, _, errno := syscall.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])), uintptr(r.ask), unix.MSG_DONTWAIT, 0, 0)
 			switch errno {
@@ -189,7 +198,7 @@ func (r *receiver) split(bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
 			break
 		}
 	}
-	r.want = slabs
+	r.want = len(r.slabs)
 	if runs {
 		r.want = bulkSlabs
 	}

@@ -57,11 +57,7 @@ func (b *udpBind) Send(bufs [][]byte, endpoint conn.Endpoint) error {
 	if !ok {
 		return conn.ErrWrongEndpointType
 	}
-	p := &b.v6
-	if e.name.Family == unix.AF_INET {
-		p = &b.v4
-	}
-	sock := p.Load()
+	sock := b.socketFor(e)
 	if sock == nil {
 		return syscall.EAFNOSUPPORT
 	}
@@ -77,10 +73,18 @@ func (b *udpBind) Send(bufs [][]byte, endpoint conn.Endpoint) error {
 	return nil
 }
 
+// socketFor returns the socket of an endpoint's family, nil if there is none.
+func (b *udpBind) socketFor(e *udpEndpoint) *udpSocket {
+	if e.name.Family == unix.AF_INET {
+		return b.v4.Load()
+	}
+	return b.v6.Load()
+}
+
 // sendBatch sends at most conn.IdealBatchSize buffers. A message that the kernel refuses for how it is sent is sent again
 // in a simpler way, together with what stood behind it.
 func (b *udpBind) sendBatch(s *sendState, sock *udpSocket, e *udpEndpoint, bufs [][]byte) error {
-	segment := sock.gso.Load()
+	segment, repeated := sock.gso.Load(), false
 	if segment && e.plain.Load() > 0 {
 		e.plain.Add(-1)
 		segment = false
@@ -106,7 +110,10 @@ func (b *udpBind) sendBatch(s *sendState, sock *udpSocket, e *udpEndpoint, bufs 
 			e.ClearSrc()
 			e.plain.Store(0) // the source may have been the trouble all along
 		default:
-			return err
+			if repeated || !pending(s.errno) {
+				return err
+			}
+			repeated = true // the error was perhaps about an earlier packet
 		}
 	}
 }

@@ -3,6 +3,8 @@ package tunnel
 import (
 	"bytes"
 	"time"
+
+	"culvert.dev/culvert/internal/wgkey"
 )
 
 // Crossing handshakes.
@@ -51,8 +53,8 @@ const (
 type ownInitiation struct {
 	sent  time.Time
 	index uint32
-	lower bool // our public key is the lower one
-	ways  [3]way
+	lower bool   // our public key is the lower one
+	ways  [4]way // by the relay, to the configured Endpoint, by the route's way, and by another one that the peer's came by
 
 	theirs initiationID // the peer's that was refused last for this one
 }
@@ -217,6 +219,15 @@ func (h *handshakes) initiator(msg []byte, endpoint string) *peerHandshake {
 		return nil
 	}
 	return p
+}
+
+// isWayOf notes that an endpoint is a way of a peer, which an initiation comes by: it crosses ours wherever that went.
+func (h *handshakes) isWayOf(endpoint string, key wgkey.Public) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.peers[key]; p != nil && p.waiting && h.byEndpoint[endpoint] == nil && p.own.wayTo(endpoint) != nil {
+		h.byEndpoint[endpoint] = p
+	}
 }
 
 // forgetTheirs forgets the initiation of the peer that was refused last, if any.

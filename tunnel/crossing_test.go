@@ -187,7 +187,7 @@ func TestJudge(t *testing.T) {
 		{"the lower key's window ends", true, []arrival{{time.Second, insist}, {crossWindowLower, letIn}}},
 		{"the lower key outlasts the higher", true, []arrival{{crossWindowHigher, insist}}},
 	} {
-		o := ownInitiation{sent: start, lower: c.lower, ways: [3]way{{endpoint: "x", sent: start}}}
+		o := ownInitiation{sent: start, lower: c.lower, ways: [4]way{{endpoint: "x", sent: start}}}
 		for i, a := range c.arrivals {
 			if got := o.judge(o.wayTo("x"), start.Add(a.after)); got != a.want {
 				t.Errorf("%s: arrival %d: verdict %d, want %d", c.name, i, got, a.want)

@@ -21,6 +21,12 @@ import (
 //	UDP       even      relay         UDP
 //	relay     odd       UDP, relay
 //	relay     even      relay         UDP
+//	both      any       UDP, relay
+//
+// The peers with a route fit in with that. Theirs tells what is in use, where UDP is the way of the route; by ViaRelay it is
+// the configured Endpoint, as without route. That only adds copies to initiations that are due, to an address that somebody
+// has written down: other ways are for those to try who set routes, and no handshake is begun to seek them. An answer that
+// comes by UDP from where no way is accepted moves the peer there, until the next SetRoute.
 //
 // So UDP that works costs the relay nothing; UDP that has died is replaced within the first attempt; and a peer that is
 // relayed goes to UDP with the next handshake after that works (again). The relay leads every second attempt for peers that
@@ -49,11 +55,13 @@ const (
 )
 
 // inTurn says by which ways an initiation that is meant for an endpoint goes: at once by the given ways, then by the late
-// one. direct is nil if nothing is known beside a relay endpoint.
-func inTurn(number int, to conn.Endpoint, relayed *relayEndpoint, direct conn.Endpoint) (now []conn.Endpoint, late conn.Endpoint) {
+// one. direct is nil if nothing is known beside a relay endpoint. both is set for a peer whose packets go both ways.
+func inTurn(number int, to conn.Endpoint, relayed *relayEndpoint, direct conn.Endpoint, both bool) (now []conn.Endpoint, late conn.Endpoint) {
 	odd := number%2 == 1
 	_, byRelay := to.(*relayEndpoint)
 	switch {
+	case !byRelay && both:
+		return []conn.Endpoint{to, relayed}, nil
 	case !byRelay && odd:
 		return []conn.Endpoint{to}, relayed
 	case !byRelay:
@@ -68,6 +76,7 @@ func inTurn(number int, to conn.Endpoint, relayed *relayEndpoint, direct conn.En
 
 // sendInitiation sends an initiation that wireguard-go has made. The error is that of the way it meant.
 func (w *wire) sendInitiation(msg []byte, to conn.Endpoint) error {
+	to, both := underRoute(to)
 	a, ok := w.shakes.begin(msg, string(to.DstToBytes()), time.Now())
 	if !ok {
 		return w.carry([][]byte{msg}, to)
@@ -75,7 +84,8 @@ func (w *wire) sendInitiation(msg []byte, to conn.Endpoint) error {
 	ways, late := []conn.Endpoint{to}, conn.Endpoint(nil)
 	relayed, direct := w.link.ways(a.key)
 	if relayed != nil {
-		ways, late = inTurn(a.number, to, relayed, direct)
+		relayed.sessions.begun.Store(a.index)
+		ways, late = inTurn(a.number, to, relayed, direct, both)
 	}
 	wait := time.Duration(0) // if none of the ways takes it
 	var err error
@@ -94,6 +104,16 @@ func (w *wire) sendInitiation(msg []byte, to conn.Endpoint) error {
 		w.failing(a.key)
 	}
 	return err
+}
+
+// underRoute returns the way that wireguard-go means by an endpoint, and whether the relay is meant too.
+func underRoute(to conn.Endpoint) (way conn.Endpoint, both bool) {
+	if e, ok := to.(*relayEndpoint); ok {
+		if r := e.route.Load(); r != nil && r.raw != nil {
+			return r.raw, r.via == ViaBoth
+		}
+	}
+	return to, false
 }
 
 // sendLate sends the initiation of an attempt by another way than the one that wireguard-go meant.
@@ -115,7 +135,7 @@ func (w *wire) sendCopy(a attempt, to conn.Endpoint) (taken bool, err error) {
 	}
 	e, byRelay := to.(*relayEndpoint)
 	if !byRelay {
-		err = w.Bind.Send([][]byte{msg}, to)
+		err = w.carry([][]byte{msg}, to)
 		return err == nil, err
 	}
 	if !w.link.send(e, [][]byte{msg}) {
@@ -133,29 +153,52 @@ func (w *wire) carryInitiation(msg []byte, to conn.Endpoint) {
 	}
 }
 
-// sentResponse notes an answer of wireguard-go's to a peer's initiation. It returns where the answer goes: a relayed one to
-// the peer that it was made for, whatever key the relay gave with the initiation.
-func (w *wire) sentResponse(msg []byte, to conn.Endpoint) conn.Endpoint {
+// sendResponse sends an answer of wireguard-go's to a peer's initiation to where that came from: a relayed one to the peer that
+// it was made for, whatever key the relay gave with the initiation.
+func (w *wire) sendResponse(msg []byte, to conn.Endpoint) error {
 	now := time.Now()
 	key := w.shakes.sentResponse(msg, string(to.DstToBytes()), now)
-	if _, byRelay := to.(*relayEndpoint); !byRelay {
-		return to
-	}
-	if e := w.link.of(key); e != nil {
+	_, byRelay := to.(*relayEndpoint)
+	e := w.link.of(key)
+	switch {
+	case e == nil:
+	case e.route.Load() != nil:
+		e.sessions.add(senderIndex(msg))
+		return w.sendRoutedResponse(msg, to, e)
+	case byRelay:
 		to = e
+		w.settle(key, senderIndex(msg), to, now) // before the session's first message
+		w.seekUDP(key, seekAfter)
+	default:
+		e.sessions.add(senderIndex(msg))
 	}
-	w.settle(key, senderIndex(msg), to, now) // before the session's first message
-	w.seekUDP(key, seekAfter)
-	return to
+	return w.carry([][]byte{msg}, to)
+}
+
+// sendRoutedResponse answers the initiation of a peer with a route. One that came by UDP is answered by the relay too, since a
+// way may have died in one direction: the peer drops the second answer. wireguard-go, which has moved the peer to the way of
+// the initiation, is told again of the one endpoint, unless the peer was somewhere else.
+func (w *wire) sendRoutedResponse(msg []byte, to conn.Endpoint, e *relayEndpoint) error {
+	answer := [][]byte{msg}
+	if _, byRelay := to.(*relayEndpoint); byRelay {
+		return w.carry(answer, e)
+	}
+	if w.link.lookUp(wayOf(to)).owner == e {
+		e.peer.Load().SetEndpointFromPacket(e)
+	}
+	err := w.carry(answer, to)
+	w.link.send(e, answer)
+	return err
 }
 
 // seekUDP begins a handshake with a relayed peer after a while, if it has an address to be sought at and is still relayed then.
+// For a peer with a route that is not this one's business.
 func (w *wire) seekUDP(key wgkey.Public, after time.Duration) {
-	if _, direct := w.link.ways(key); direct == nil || !w.shakes.seek(key, time.Now()) {
+	if _, direct := w.link.ways(key); direct == nil || w.link.isRouted(key) || !w.shakes.seek(key, time.Now()) {
 		return
 	}
 	time.AfterFunc(after, func() {
-		if w.port() != 0 && w.shakes.isRelayed(key) {
+		if w.port() != 0 && w.shakes.isRelayed(key) && !w.link.isRouted(key) {
 			w.initiate(key)
 		}
 	})

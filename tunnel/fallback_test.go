@@ -32,18 +32,22 @@ func TestInTurn(t *testing.T) {
 		number int
 		to     conn.Endpoint
 		direct conn.Endpoint
+		both   bool
 		want   string
 	}{
-		{1, udp, direct, "udp, later relay"},
-		{2, udp, direct, "relay, later udp"},
-		{3, udp, nil, "udp, later relay"},
-		{1, relayed, direct, "direct relay, later -"},
-		{2, relayed, direct, "relay, later direct"},
-		{3, relayed, direct, "direct relay, later -"},
-		{1, relayed, nil, "relay, later -"},
-		{2, relayed, nil, "relay, later -"},
+		{1, udp, direct, true, "udp relay, later -"},
+		{2, udp, nil, true, "udp relay, later -"},
+		{1, relayed, direct, true, "direct relay, later -"},
+		{1, udp, direct, false, "udp, later relay"},
+		{2, udp, direct, false, "relay, later udp"},
+		{3, udp, nil, false, "udp, later relay"},
+		{1, relayed, direct, false, "direct relay, later -"},
+		{2, relayed, direct, false, "relay, later direct"},
+		{3, relayed, direct, false, "direct relay, later -"},
+		{1, relayed, nil, false, "relay, later -"},
+		{2, relayed, nil, false, "relay, later -"},
 	} {
-		now, late := inTurn(c.number, c.to, relayed, c.direct)
+		now, late := inTurn(c.number, c.to, relayed, c.direct, c.both)
 		got := name(now[0])
 		for _, e := range now[1:] {
 			got += " " + name(e)

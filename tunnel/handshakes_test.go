@@ -253,7 +253,7 @@ func BenchmarkWireReceive(b *testing.B) {
 	for i := range bufs {
 		sizes[i] = copy(bufs[i], msg)
 	}
-	recv := w.receiver(func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) { return len(bufs), nil }, addrPortOf)
+	recv := w.receiver(func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) { return len(bufs), nil }, addrPortOf, true)
 	b.ReportAllocs()
 	for i := 0; i < b.N; i += 128 { // ns/op is per packet
 		recv(bufs, sizes, eps)

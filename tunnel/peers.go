@@ -10,10 +10,10 @@ import (
 	"culvert.dev/culvert/internal/wgkey"
 )
 
-// SetPeers replaces the peers. What does not change is left alone: a peer keeps its session, its counters, and an endpoint
-// that it roamed to, unless its Endpoint is configured anew; without one it is then reached by the relay. A prefix may move
-// from one peer to another. If SetPeers returns an error before anything was applied, which is so for every fault in peers,
-// nothing has changed.
+// SetPeers replaces the peers. What does not change is left alone: a peer keeps its session, its counters, its route, and an
+// endpoint that it roamed to, unless its Endpoint is configured anew; without one it is then reached by the relay. A new
+// Endpoint does not move a peer that has a route. A prefix may move from one peer to another. If SetPeers returns an error
+// before anything was applied, which is so for every fault in peers, nothing has changed.
 func (t *Tunnel) SetPeers(peers []Peer) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,7 +55,7 @@ func (t *Tunnel) addLocked(p *Peer) error {
 	old, n := t.peers.byKey[p.PublicKey], p.canonical()
 	t.expect(old, n, direct)
 	first, last := diffPeer(old, n, t.wire.link != nil)
-	if err := t.configure(updateText(append(first, last...))); err != nil {
+	if err := t.configure(updateText(t.keepRoutes(append(first, last...)))); err != nil {
 		return err
 	}
 	t.peers.put(n)
@@ -93,7 +93,7 @@ func (t *Tunnel) applyLocked(peers peerSet) error {
 	for i, p := range peers.list {
 		t.expect(t.peers.byKey[p.PublicKey], p, directs[i])
 	}
-	if err := t.configure(updateText(diffPeers(t.peers, peers, t.wire.link != nil))); err != nil {
+	if err := t.configure(updateText(t.keepRoutes(diffPeers(t.peers, peers, t.wire.link != nil)))); err != nil {
 		return err
 	}
 	old := t.peers
@@ -110,6 +110,16 @@ func (t *Tunnel) applyLocked(peers peerSet) error {
 	}
 	t.names.update(news)
 	return nil
+}
+
+// keepRoutes takes out of updates what would move peers that have routes.
+func (t *Tunnel) keepRoutes(updates []peerUpdate) []peerUpdate {
+	for i := range updates {
+		if u := &updates[i]; !u.create && t.wire.link.isRouted(u.key) {
+			u.endpoint, u.relayed = netip.AddrPort{}, false
+		}
+	}
+	return updates
 }
 
 // literal returns the endpoint of a peer whose Endpoint is an address, else nil.
@@ -153,7 +163,8 @@ func newsOf(news []peerNews, old, n *Peer) []peerNews {
 	return append(news, peerNews{peer: *n, created: old == nil})
 }
 
-// applyEndpoint gives the device an endpoint for a peer, if that is still configured with the given text. With fresh set a
+// applyEndpoint gives the device an endpoint for a peer, if that is still configured with the given text and has no route,
+// which has been given it as one to try. With fresh set a
 // handshake that is wanted begins at once: otherwise wireguard-go waits until 5 s after the one before, even if that could
 // not be sent for want of an endpoint. The peer's session, if any, is lost.
 func (t *Tunnel) applyEndpoint(key wgkey.Public, configured string, to netip.AddrPort, fresh bool) error {
@@ -167,6 +178,9 @@ func (t *Tunnel) applyEndpoint(key wgkey.Public, configured string, to netip.Add
 		return err
 	}
 	t.wire.link.add(key, direct)
+	if t.wire.link.isRouted(key) {
+		return nil
+	}
 	if p := t.dev.LookupPeer(device.NoisePublicKey(key)); p != nil && fresh {
 		p.ExpireCurrentKeypairs()
 	}

@@ -32,15 +32,18 @@ type relayLink struct {
 	relay Relay
 	lost  atomic.Uint64 // datagrams that the relay did not take
 
+	accepting atomic.Uint64 // counts the changes of byWay
+
 	mu    sync.RWMutex // guards the following
 	peers map[wgkey.Public]*relayEndpoint
+	byWay map[Way]acceptedWay
 }
 
 func newRelayLink(r Relay) *relayLink {
 	if r == nil {
 		return nil
 	}
-	return &relayLink{relay: r, peers: map[wgkey.Public]*relayEndpoint{}}
+	return &relayLink{relay: r, peers: map[wgkey.Public]*relayEndpoint{}, byWay: map[Way]acceptedWay{}}
 }
 
 // add makes a peer known, reached by UDP at direct if that is not nil.
@@ -64,7 +67,11 @@ func (l *relayLink) remove(key wgkey.Public) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.peers, key)
+	if e := l.peers[key]; e != nil {
+		e.route.Store(nil)
+		l.forgetLocked(e)
+		delete(l.peers, key)
+	}
 }
 
 // of returns the endpoint of a peer, nil if the key is not one's.
@@ -132,6 +139,8 @@ func (l *relayLink) label(bufs [][]byte, sizes []int, from []wgkey.Public, eps [
 	defer l.mu.RUnlock()
 	var now time.Time
 	var e *relayEndpoint
+	var count tally
+	defer func() { count.end() }()
 	for i := range bufs {
 		if e == nil || e.key != from[i] {
 			e = l.peers[from[i]]
@@ -141,6 +150,9 @@ func (l *relayLink) label(bufs [][]byte, sizes []int, from []wgkey.Public, eps [
 			continue
 		}
 		eps[i] = e
+		if sizes[i] >= transportMinLen && bufs[i][0] == typeTransport {
+			count.count(&e.traffic.rxRelay)
+		}
 		if e.settled.Load() != nil {
 			if now.IsZero() {
 				now = time.Now()

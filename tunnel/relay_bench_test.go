@@ -3,6 +3,7 @@ package tunnel
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -65,18 +66,19 @@ func (r *pipeRelay) Receive(done <-chan struct{}, bufs [][]byte, sizes []int, fr
 	return n, nil
 }
 
-// BenchmarkTunnel moves packets from one tunnel to another, by UDP on the loopback and through a relay in memory. ns/op is
-// per packet.
+// BenchmarkTunnel moves packets from one tunnel to another, by UDP on the loopback, through a relay in memory, and by ways of
+// a route: from WireGuard's socket, and from another one to another one. ns/op is per packet.
 func BenchmarkTunnel(b *testing.B) {
 	for _, c := range []struct {
-		name           string
-		relayed, stamp bool
-	}{{"udp", false, false}, {"udp stamped", false, true}, {"relay", true, false}, {"relay stamped", true, true}} {
-		b.Run(c.name, func(b *testing.B) { benchmarkTunnel(b, c.relayed, c.stamp) })
+		name  string
+		by    string
+		stamp bool
+	}{{"udp", "udp", false}, {"udp stamped", "udp", true}, {"relay", "relay", false}, {"relay stamped", "relay", true}, {"way", "way", false}, {"socket", "socket", false}} {
+		b.Run(c.name, func(b *testing.B) { benchmarkTunnel(b, c.by, c.stamp) })
 	}
 }
 
-func benchmarkTunnel(b *testing.B, relayed, stamp bool) {
+func benchmarkTunnel(b *testing.B, by string, stamp bool) {
 	const size, batch = 1400, 64
 	ka, kb := newKey(b), newKey(b)
 	ra, rb := newPipeRelays(ka.Public(), kb.Public())
@@ -102,11 +104,14 @@ func benchmarkTunnel(b *testing.B, relayed, stamp bool) {
 	}
 	there := start(kb, rb, newBatchTUN(count), Peer{PublicKey: ka.Public(), AllowedIPs: prefixes("10.9.0.1/32")})
 	peer := Peer{PublicKey: kb.Public(), AllowedIPs: prefixes("10.9.0.2/32")}
-	if !relayed {
+	if by == "udp" {
 		peer.Endpoint = fmt.Sprintf("127.0.0.1:%d", there.ListenPort())
 	}
 	dev := newBatchTUN(count)
-	start(ka, ra, dev, peer)
+	here := start(ka, ra, dev, peer)
+	if by == "way" || by == "socket" {
+		routeBetween(b, here, there, ka.Public(), kb.Public(), by == "socket")
+	}
 	packets := packetsTo(addrB, addrA, batch, size)
 	dev.out <- packets
 	for arrived.Load() < batch {
@@ -128,6 +133,28 @@ func benchmarkTunnel(b *testing.B, relayed, stamp bool) {
 		sent += batch
 	}
 	b.ReportMetric(float64(lost), "lost")
+}
+
+// routeBetween makes two tunnels on this host send to each other by UDP.
+func routeBetween(b testing.TB, here, there *Tunnel, kh, kt wgkey.Public, beside bool) {
+	at := func(t *Tunnel) (socket uint32, addr netip.AddrPort) {
+		port := t.ListenPort()
+		if beside {
+			var err error
+			if socket, port, err = t.OpenSocket(4, 0); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return socket, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+	}
+	sh, ah := at(here)
+	st, at2 := at(there)
+	if err := here.SetRoute(kt, Route{Via: ViaWay, Way: Way{sh, at2}}); err != nil {
+		b.Fatal(err)
+	}
+	if err := there.SetRoute(kh, Route{Via: ViaWay, Way: Way{st, ah}}); err != nil {
+		b.Fatal(err)
+	}
 }
 
 func TestRelayedDataIsNotAllocatedFor(t *testing.T) {

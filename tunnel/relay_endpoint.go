@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
 
 	"culvert.dev/culvert/internal/wgkey"
 )
@@ -16,12 +17,20 @@ import (
 // the key itself follows. Those are 38: no UDP endpoint has as many.
 const relayScheme = "relay:"
 
-// relayEndpoint stands for a peer behind the relay. There is one per peer for as long as the peer is configured.
+// relayEndpoint stands for a peer behind the relay, and for a peer with a route wherever that leads. There is one per peer for
+// as long as the peer is configured.
 type relayEndpoint struct {
-	key    wgkey.Public
-	direct conn.Endpoint // where the peer's configured Endpoint leads, nil if nowhere; guarded by relayLink.mu
+	key wgkey.Public
 
-	settled atomic.Pointer[settlement]
+	direct   conn.Endpoint // where the peer's configured Endpoint leads, nil if nowhere; guarded by relayLink.mu
+	accepted []Way         // as Route.Accept; guarded by relayLink.mu, as is
+	late     []Way         // accepted until a moment ago
+
+	settled  atomic.Pointer[settlement]
+	route    atomic.Pointer[route]       // nil: as WireGuard does it
+	peer     atomic.Pointer[device.Peer] // wireguard-go's; nil before the first route
+	sessions sessions
+	traffic  counters
 }
 
 // settlement says that a peer's newest session was made by UDP. See endpointFor.
@@ -36,9 +45,21 @@ const settleFor = 2 * time.Second
 
 func newRelayEndpoint(key wgkey.Public) *relayEndpoint { return &relayEndpoint{key: key} }
 
-// settle notes where the newest session of the peer was made.
+// isFor reports whether a message that came by a way of the peer can be one of its own that moves it: a transport message or
+// a response. Whose an initiation is shows when it is answered.
+func (e *relayEndpoint) isFor(msg []byte) bool {
+	switch msg[0] {
+	case typeTransport:
+		return len(msg) >= transportMinLen && e.sessions.has(receiverIndex(msg))
+	case typeResponse:
+		return len(msg) == responseLen && e.sessions.has(receiverIndex(msg))
+	}
+	return false
+}
+
+// settle notes where the newest session of the peer was made. With a route that does not move the peer.
 func (e *relayEndpoint) settle(index uint32, at conn.Endpoint, now time.Time) {
-	if _, relayed := at.(*relayEndpoint); relayed {
+	if _, relayed := at.(*relayEndpoint); relayed || e.route.Load() != nil {
 		e.settled.Store(nil)
 		return
 	}
@@ -56,14 +77,14 @@ func (e *relayEndpoint) settle(index uint32, at conn.Endpoint, now time.Time) {
 //
 // What is not covered is a move without handshake: a peer that roams to UDP in the middle of a session, or an endpoint that
 // is set from outside while packets are under way. There a late packet does move the peer back, and the next packet of the
-// peer by UDP, or the next handshake, moves it forth again. Whoever sets endpoints has to reckon with that.
+// peer by UDP, or the next handshake, moves it forth again. Whoever moves peers sets routes, for which none of this matters.
 //
 // The settlement rests on handshake messages that are not authenticated here. Someone who sees our initiation pass and forges
 // its answer can lead the peer's packets astray for that moment, which one on the path can do anyway.
 func (e *relayEndpoint) endpointFor(msg []byte, now time.Time) conn.Endpoint {
 	s := e.settled.Load()
 	switch {
-	case s == nil:
+	case s == nil || e.route.Load() != nil:
 		return e
 	case now.After(s.until):
 		e.settled.CompareAndSwap(s, nil)

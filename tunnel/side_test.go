@@ -43,6 +43,9 @@ func TestIsSide(t *testing.T) {
 		{"another cookie", append(binding(0x0001)[:7:7], bytes.Repeat([]byte{1}, 20)...), false},
 		{"bits that STUN has zero", binding(0x0201), false},
 		{"an initiation whose index is the cookie", likeSTUN, false},
+		{"a sealed message", []byte(sealedMagic + "x"), true},
+		{"the magic of sealed messages alone", []byte(sealedMagic), false},
+		{"a part of it", []byte(sealedMagic[:5] + "xxxxxxxxxxxxxxxxxxxx"), false},
 		{"a transport message", message(typeCookie, 0, 1, newKey(t).Public()), false},
 	} {
 		if got := isSide(c.msg); got != c.want {
@@ -60,7 +63,7 @@ func TestSideChannel(t *testing.T) {
 			from netip.AddrPort
 		}
 		arrivals := make(chan arrival, 100)
-		b.SetSide(func(msg []byte, from netip.AddrPort) { arrivals <- arrival{bytes.Clone(msg), from} })
+		b.SetSide(func(msg []byte, _ uint32, from netip.AddrPort) { arrivals <- arrival{bytes.Clone(msg), from} })
 
 		pc, err := net.ListenPacket("udp", loop+":0")
 		if err != nil {
@@ -144,7 +147,7 @@ func TestSideNeedsAStartedTunnel(t *testing.T) {
 func TestRelayedSTUNIsDropped(t *testing.T) {
 	h, _, peer := newTestHandshakes(t)
 	w := &wire{log: discard, shakes: h, link: newRelayLink(newMemRelay(0).client(peer))}
-	fn := func([]byte, netip.AddrPort) { t.Error("a relayed message is given to the side channel") }
+	fn := func([]byte, uint32, netip.AddrPort) { t.Error("a relayed message is given to the side channel") }
 	w.side.Store(&fn)
 	if w.special(binding(1), newRelayEndpoint(peer)) {
 		t.Error("wireguard-go is given a STUN message")
@@ -174,7 +177,7 @@ func FuzzSpecial(f *testing.F) {
 		h.add(peer)
 		w := &wire{Bind: fixedBind{}, log: discard, shakes: h, link: newRelayLink(newMemRelay(0).client(key))}
 		w.link.add(peer, udp)
-		fn := func([]byte, netip.AddrPort) {}
+		fn := func([]byte, uint32, netip.AddrPort) {}
 		w.side.Store(&fn)
 		var from conn.Endpoint = udp
 		if byRelay {

@@ -11,8 +11,9 @@ import (
 // PeerStats tells how a peer fares. Counters begin at zero when the peer is added and count encrypted bytes.
 type PeerStats struct {
 	PublicKey     wgkey.Public
-	Endpoint      netip.AddrPort // where packets for the peer go; invalid if nowhere yet, or by the relay
-	Relayed       bool           // packets for the peer go by the relay
+	Endpoint      netip.AddrPort // where packets for the peer go; invalid if nowhere yet, or by the relay alone
+	Socket        uint32         // where they go from, as in Way; zero for a peer without a route
+	Relayed       bool           // packets for the peer go by the relay alone
 	LastHandshake time.Time      // zero if there was none
 	RxBytes       uint64
 	TxBytes       uint64
@@ -37,6 +38,11 @@ func (t *Tunnel) Stats() ([]PeerStats, error) {
 	for _, p := range t.peers.list {
 		s := state[p.PublicKey]
 		s.PublicKey = p.PublicKey
+		if e := t.wire.link.of(p.PublicKey); e != nil && s.Relayed {
+			if r := e.route.Load(); r != nil && r.raw != nil {
+				s.Endpoint, s.Socket, s.Relayed = r.way.Remote, r.way.Socket, false
+			}
+		}
 		s.RTT = t.shakes.rtt(p.PublicKey)
 		stats = append(stats, s)
 	}

@@ -104,6 +104,7 @@ type Tunnel struct {
 	wire   *wire
 	shakes *handshakes
 	names  *endpoints
+	recent recentState
 
 	mu      sync.Mutex // guards the following and serialises changes of the device
 	peers   peerSet    // as configured last
@@ -144,7 +145,7 @@ func New(dev tun.Device, cfg Config) (*Tunnel, error) {
 	}
 
 	t := &Tunnel{self: self, shakes: newHandshakes(self), stopped: make(chan struct{})}
-	t.names = newEndpoints(cfg.Logger, cfg.Resolve, t.snapshot, t.applyEndpoint, t.offerEndpoint)
+	t.names = newEndpoints(cfg.Logger, cfg.Resolve, t.forEndpoints, t.applyEndpoint, t.offerEndpoint)
 	ports := portsOf(self)
 	if cfg.AnyPort {
 		ports = nil
@@ -202,6 +203,7 @@ func (t *Tunnel) Close() error {
 	}
 	t.dev.Close()
 	<-t.dev.Wait()
+	t.wire.sockets.closeAll()
 	return nil
 }
 

@@ -19,7 +19,7 @@ import (
 // the port and tells the messages apart by their first byte; handshake messages go to handshakes, transport messages pass
 // at the cost of one compare. It changes no messages.
 //
-// It adds the relay, as endpoints beside those of the socket, and the side channel.
+// It adds the relay, as endpoints beside those of the socket, further sockets, routes, and the side channel.
 type wire struct {
 	conn.Bind
 	log         *slog.Logger
@@ -31,7 +31,9 @@ type wire struct {
 	ports       []uint16           // tried in this order when there is a choice
 	failing     func(wgkey.Public) // called for a peer that does not answer by UDP; must not block
 	initiate    func(wgkey.Public) // begins a handshake with a peer
-	side        atomic.Pointer[func(msg []byte, from netip.AddrPort)]
+	side        atomic.Pointer[func(msg []byte, socket uint32, from netip.AddrPort)]
+	sealed      atomic.Pointer[func(packet []byte, from wgkey.Public)]
+	sockets     sockets
 	opened      atomic.Uint32 // the port; zero while closed
 	held        heldBack
 
@@ -49,10 +51,11 @@ func (w *wire) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		return nil, 0, err
 	}
 	for i, fn := range fns {
-		fns[i] = w.receiver(fn, addrPortOf)
+		fns[i] = w.receiver(fn, addrPortOf, true)
 	}
 	if w.link != nil {
-		fns = append(fns, w.receiver(w.link.receiver(w.renewDone()), noSource))
+		done := w.renewDone()
+		fns = append(fns, w.receiver(w.link.receiver(done), noSource, false), w.receiver(w.sockets.receiver(done), addrPortOf, true))
 	}
 	w.opened.Store(uint32(actual))
 	return fns, actual, nil
@@ -123,7 +126,8 @@ func (w *wire) ParseEndpoint(s string) (conn.Endpoint, error) {
 func (w *wire) port() uint16 { return uint16(w.opened.Load()) }
 
 // receiver wraps a ReceiveFunc. This is where what shares the socket with WireGuard is told apart. source is for stamping.
-func (w *wire) receiver(recv conn.ReceiveFunc, source func(conn.Endpoint) netip.AddrPort) conn.ReceiveFunc {
+// byUDP says that what is received came by UDP, and so perhaps by a way that a route accepts.
+func (w *wire) receiver(recv conn.ReceiveFunc, source func(conn.Endpoint) netip.AddrPort, byUDP bool) conn.ReceiveFunc {
 	if w.stamp {
 		recv = stamping(recv, source)
 	}
@@ -134,6 +138,11 @@ func (w *wire) receiver(recv conn.ReceiveFunc, source func(conn.Endpoint) netip.
 		if confirm {
 			now = time.Now()
 		}
+		generation := uint64(0)
+		if byUDP {
+			generation = w.link.generation()
+		}
+		var count tally
 		for i := range n {
 			if sizes[i] == 0 {
 				continue
@@ -142,12 +151,21 @@ func (w *wire) receiver(recv conn.ReceiveFunc, source func(conn.Endpoint) netip.
 				if confirm && sizes[i] >= transportMinLen {
 					w.confirmed(receiverIndex(bufs[i]), eps[i], now)
 				}
+			} else if !w.special(bufs[i][:sizes[i]], eps[i]) {
+				sizes[i] = 0
 				continue
 			}
-			if !w.special(bufs[i][:sizes[i]], eps[i]) {
-				sizes[i] = 0
+			if generation == 0 {
+				continue
+			}
+			if e, late := w.link.ownerOf(eps[i], generation); e != nil && e.isFor(bufs[i][:sizes[i]]) {
+				eps[i] = e
+				if !late {
+					count.count(&e.traffic.rxWay)
+				}
 			}
 		}
+		count.end()
 		return n, err
 	}
 }
@@ -163,7 +181,13 @@ func (w *wire) special(msg []byte, from conn.Endpoint) bool {
 	}
 	switch {
 	case msg[0] == typeInitiation && len(msg) == initiationLen:
-		v, ours := w.shakes.gotInitiation(msg, string(from.DstToBytes()), time.Now())
+		endpoint := string(from.DstToBytes())
+		if g := w.link.generation(); g != 0 {
+			if e, _ := w.link.ownerOf(from, g); e != nil {
+				w.shakes.isWayOf(endpoint, e.key)
+			}
+		}
+		v, ours := w.shakes.gotInitiation(msg, endpoint, time.Now())
 		if v == insist {
 			w.carryInitiation(ours, from)
 		}
@@ -191,6 +215,7 @@ func (w *wire) confirmed(index uint32, from conn.Endpoint, now time.Time) {
 // settle notes where a peer's newest session was made.
 func (w *wire) settle(key wgkey.Public, index uint32, at conn.Endpoint, now time.Time) {
 	if e := w.link.of(key); e != nil {
+		e.sessions.add(index)
 		e.settle(index, at, now)
 	}
 }
@@ -202,20 +227,43 @@ func (w *wire) Send(bufs [][]byte, to conn.Endpoint) error {
 		case msg[0] == typeInitiation && len(msg) == initiationLen:
 			return w.sendInitiation(msg, to)
 		case msg[0] == typeResponse && len(msg) == responseLen:
-			to = w.sentResponse(msg, to)
+			return w.sendResponse(msg, to)
 		}
+	}
+	if e, ok := to.(*relayEndpoint); ok {
+		return w.sendRouted(bufs, e)
 	}
 	return w.carry(bufs, to)
 }
 
-// carry sends datagrams to an endpoint of either kind.
-func (w *wire) carry(bufs [][]byte, to conn.Endpoint) error {
-	e, relayed := to.(*relayEndpoint)
-	if !relayed {
-		return w.Bind.Send(bufs, to)
+// sendRouted sends datagrams for a peer by its route. By UDP first: the relay may take its time. What the socket does not take
+// goes by the relay, perhaps for the second time: the peer drops what it has had.
+func (w *wire) sendRouted(bufs [][]byte, e *relayEndpoint) error {
+	e.traffic.tx.Add(uint64(len(bufs)))
+	r := e.route.Load()
+	if r == nil || r.raw == nil {
+		return w.carry(bufs, e)
 	}
-	if !w.link.send(e, bufs) {
-		w.link.lost.Add(uint64(len(bufs)))
+	sent := w.carry(bufs, r.raw) == nil
+	switch {
+	case sent && r.via == ViaBoth:
+		w.link.send(e, bufs) // nothing is lost where it is not taken
+	case !sent:
+		return w.carry(bufs, e)
 	}
 	return nil
+}
+
+// carry sends datagrams by one way: that of the bind, that of another socket, or the relay.
+func (w *wire) carry(bufs [][]byte, to conn.Endpoint) error {
+	switch to := to.(type) {
+	case *relayEndpoint:
+		if !w.link.send(to, bufs) {
+			w.link.lost.Add(uint64(len(bufs)))
+		}
+		return nil
+	case *socketEndpoint:
+		return to.socket.send(bufs, to.Endpoint)
+	}
+	return w.Bind.Send(bufs, to)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -16,7 +17,8 @@ import (
 
 // Bind is a conn.Bind of wireguard-go over a socket of a Host. It may be opened again after Close.
 type Bind struct {
-	h *Host
+	h      *Host
+	family uint8 // 4 or 6: that one only; 0: both
 
 	mu   sync.Mutex // guards the following
 	sock *Socket
@@ -24,6 +26,9 @@ type Bind struct {
 
 // NewBind makes one. The socket takes packets to all of the host's addresses.
 func NewBind(h *Host) *Bind { return &Bind{h: h} }
+
+// Beside returns another Bind of the host, not opened yet, for one address family: 4 or 6.
+func (b *Bind) Beside(family uint8) conn.Bind { return &Bind{h: b.h, family: family} }
 
 // Endpoint is the conn.Endpoint of a Bind.
 type Endpoint netip.AddrPort
@@ -35,7 +40,11 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if b.sock != nil {
 		return nil, 0, conn.ErrBindAlreadyOpen
 	}
-	s, err := b.h.ListenPacket(netip.AddrPortFrom(netip.Addr{}, port))
+	local := netip.Addr{}
+	if b.family == 4 {
+		local = netip.IPv4Unspecified()
+	}
+	s, err := b.h.ListenPacket(netip.AddrPortFrom(local, port))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -70,7 +79,14 @@ func (b *Bind) Socket() *Socket {
 }
 
 // Send implements conn.Bind.
-func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
+func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error { return b.send(bufs, ep, 0) }
+
+// SendTTL sends one datagram with a hop limit of its own; zero stands for the usual one.
+func (b *Bind) SendTTL(msg []byte, ep conn.Endpoint, ttl uint8) error {
+	return b.send([][]byte{msg}, ep, ttl)
+}
+
+func (b *Bind) send(bufs [][]byte, ep conn.Endpoint, ttl uint8) error {
 	s := b.Socket()
 	if s == nil {
 		return net.ErrClosed
@@ -79,8 +95,11 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if !ok {
 		return conn.ErrWrongEndpointType
 	}
+	if b.family == 6 && to.AddrPort().Addr().Is4() {
+		return syscall.EAFNOSUPPORT
+	}
 	for _, buf := range bufs {
-		if _, err := s.WriteToUDPAddrPort(buf, netip.AddrPort(to)); err != nil {
+		if _, err := s.WriteToTTL(buf, to.AddrPort(), ttl); err != nil {
 			return err
 		}
 	}
@@ -98,6 +117,9 @@ func (b *Bind) SetMark(uint32) error { return nil }
 
 // BatchSize implements conn.Bind.
 func (b *Bind) BatchSize() int { return 1 }
+
+// AddrPort returns the address.
+func (e Endpoint) AddrPort() netip.AddrPort { return netip.AddrPort(e) }
 
 func (e Endpoint) ClearSrc()           {}
 func (e Endpoint) SrcToString() string { return "" }

@@ -1,0 +1,290 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+
+	"culvert.dev/culvert/internal/wgkey"
+)
+
+// How a route works.
+//
+// wireguard-go knows a peer with a route by one endpoint, its relayEndpoint, and is kept from knowing others: what comes by an
+// accepted way is given that endpoint, as what comes by the relay has it anyway. A move is then the swap of one pointer, below
+// wireguard-go. Nothing is lost by it, since both ends take packets by all ways at any time, and nothing comes twice, since
+// WireGuard itself drops a packet that it has had before.
+//
+// Handshakes do need the way that each message took: an answer goes back where the initiation came from, and crossing ones
+// are told apart by it (fallback.go, crossing.go). Those see the endpoint of the way itself, never the one that stands for
+// the peer: it is put in place behind them, and undone before them.
+
+// route is a Route as Send needs it. It is not changed once made.
+type route struct {
+	via Via
+	way Way
+	raw conn.Endpoint // of the way
+}
+
+// acceptedWay is a way by which the packets of a peer come.
+type acceptedWay struct {
+	owner *relayEndpoint
+	raw   conn.Endpoint // the same way, for sending
+	late  bool          // no longer accepted, but for what is still on the way
+}
+
+// ownerTag remembers on an endpoint whose way it is, nobody's if owner is nil. It belongs to the goroutine that receives from
+// the endpoint.
+type ownerTag struct {
+	generation uint64 // of the ways accepted
+	owner      *relayEndpoint
+	late       bool // as acceptedWay
+}
+
+// generation changes with the ways that are accepted. It is zero while there never were any.
+func (l *relayLink) generation() uint64 {
+	if l == nil {
+		return 0
+	}
+	return l.accepting.Load()
+}
+
+// ownerOf returns the peer whose way an endpoint is, nil if it is nobody's. late is set for a way that is not accepted any
+// more. It must be called by the goroutine that receives from the endpoint, with the present generation.
+func (l *relayLink) ownerOf(e conn.Endpoint, generation uint64) (owner *relayEndpoint, late bool) {
+	tag := ownerTagOf(e)
+	if tag == nil {
+		a := l.lookUp(wayOf(e))
+		return a.owner, a.late
+	}
+	if tag.generation != generation {
+		a := l.lookUp(wayOf(e))
+		*tag = ownerTag{generation, a.owner, a.late}
+	}
+	return tag.owner, tag.late
+}
+
+func (l *relayLink) lookUp(w Way) acceptedWay {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.byWay[w]
+}
+
+// setRoute changes a peer's route. wayTo returns the endpoint for a new way.
+func (l *relayLink) setRoute(key wgkey.Public, r Route, peer *device.Peer, wayTo func(Way) (conn.Endpoint, error)) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.peers[key]
+	if e == nil || peer == nil {
+		return errors.New("no such peer")
+	}
+	next := &route{via: r.Via}
+	var accept []Way
+	if r.Via != ViaDefault {
+		accept = canonicalWays(r.Accept)
+	}
+	if r.Via == ViaWay || r.Via == ViaBoth {
+		next.way = r.Way.canonical()
+		if !slices.Contains(accept, next.way) {
+			accept = append([]Way{next.way}, accept...)
+		}
+	}
+	accept = accept[:min(len(accept), maxAccepted)]
+	raws := make([]conn.Endpoint, len(accept))
+	for i, w := range accept {
+		if a := l.byWay[w]; a.owner == e {
+			raws[i] = a.raw
+		} else if raw, err := wayTo(w); err != nil {
+			return fmt.Errorf("way to %v: %w", w.Remote, err)
+		} else {
+			raws[i] = raw
+		}
+		if w == next.way && next.via != ViaRelay {
+			next.raw = raws[i]
+		}
+	}
+	e.peer.Store(peer)
+	if r.Via == ViaDefault {
+		e.route.Store(nil)
+		l.forgetLocked(e)
+		return nil
+	}
+	l.acceptLocked(e, accept, raws)
+	e.route.Store(next)
+	e.settled.Store(nil)
+	peer.SetEndpointFromPacket(e)
+	return nil
+}
+
+// acceptLocked replaces the ways of a peer. A way that was another peer's is this one's from now on: there is one peer behind
+// an address, and who was there before is gone. What the peer has sent by a way that goes must not move it back there.
+func (l *relayLink) acceptLocked(e *relayEndpoint, ways []Way, raws []conn.Endpoint) {
+	changed := false
+	for _, w := range e.accepted {
+		if a := l.byWay[w]; a.owner == e && !slices.Contains(ways, w) {
+			a.late, changed = true, true
+			l.byWay[w] = a
+			e.late = append(e.late, w)
+			time.AfterFunc(settleFor, func() { l.endLate(e, w) })
+		}
+	}
+	for i, w := range ways {
+		if a := l.byWay[w]; a.owner != e || a.late {
+			l.byWay[w] = acceptedWay{owner: e, raw: raws[i]}
+			changed = true
+		}
+	}
+	e.accepted = ways
+	if changed {
+		l.accepting.Add(1)
+	}
+}
+
+// endLate forgets a way that a peer was to be heard by for a moment longer.
+func (l *relayLink) endLate(e *relayEndpoint, w Way) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if a := l.byWay[w]; a.owner == e && a.late {
+		delete(l.byWay, w)
+		l.accepting.Add(1)
+	}
+	e.late = slices.DeleteFunc(e.late, func(o Way) bool { return o == w })
+}
+
+// forgetLocked forgets all ways of a peer.
+func (l *relayLink) forgetLocked(e *relayEndpoint) {
+	for _, w := range slices.Concat(e.accepted, e.late) {
+		if l.byWay[w].owner == e {
+			delete(l.byWay, w)
+			l.accepting.Add(1)
+		}
+	}
+	e.accepted, e.late = nil, nil
+}
+
+// dropSocket takes a socket out of all routes. Peers that are reached by it are reached by the relay from now on.
+func (l *relayLink) dropSocket(id uint32) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for w, a := range l.byWay {
+		if w.Socket != id {
+			continue
+		}
+		delete(l.byWay, w)
+		l.accepting.Add(1)
+		e := a.owner
+		e.accepted = slices.DeleteFunc(slices.Clone(e.accepted), func(o Way) bool { return o == w })
+		if r := e.route.Load(); r != nil && r.raw != nil && r.way == w {
+			e.route.Store(&route{via: ViaRelay})
+		}
+	}
+}
+
+// isRouted reports whether a peer has a route.
+func (l *relayLink) isRouted(key wgkey.Public) bool {
+	e := l.of(key)
+	return e != nil && e.route.Load() != nil
+}
+
+// accepts reports whether the way to an address, from whichever socket, is accepted for a peer.
+func (l *relayLink) accepts(key wgkey.Public, remote netip.AddrPort) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	e := l.peers[key]
+	return e != nil && slices.ContainsFunc(e.accepted, func(w Way) bool { return w.Remote == remote })
+}
+
+func canonicalWays(ways []Way) []Way {
+	out := make([]Way, 0, len(ways)+1)
+	for _, w := range ways {
+		if w = w.canonical(); !slices.Contains(out, w) {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// canonical returns the way as packets from there are known: IPv4 as such, not within IPv6.
+func (w Way) canonical() Way {
+	return Way{w.Socket, netip.AddrPortFrom(w.Remote.Addr().Unmap(), w.Remote.Port())}
+}
+
+// sessions holds by which indexes a peer's packets may come: that of the initiation on its way, and those of the last sessions.
+// A way that was a peer's may be another's by now, whose packets must not be taken for the peer's: wireguard-go would send to
+// the one what is for the other. It is written for each handshake and read for each packet.
+type sessions struct {
+	used   atomic.Uint32 // the one that the last packet came by
+	begun  atomic.Uint32
+	recent [8]atomic.Uint32
+	next   atomic.Uint32
+}
+
+// add notes a session.
+func (s *sessions) add(index uint32) {
+	for i := range s.recent {
+		if s.recent[i].Load() == index {
+			return
+		}
+	}
+	s.recent[(s.next.Add(1)-1)%uint32(len(s.recent))].Store(index)
+}
+
+// has reports whether a session is one of the peer's.
+func (s *sessions) has(index uint32) bool {
+	if s.used.Load() == index {
+		return true
+	}
+	if s.begun.Load() == index {
+		s.add(index) // confirmed by its use; it outlives the next initiation
+		s.used.Store(index)
+		return true
+	}
+	for i := range s.recent {
+		if s.recent[i].Load() == index {
+			s.used.Store(index)
+			return true
+		}
+	}
+	return false
+}
+
+// counters are Traffic's. Each is on a cache line of its own, since other goroutines write the next one.
+type counters struct {
+	_       [64]byte
+	tx      atomic.Uint64
+	_       [56]byte
+	rxWay   atomic.Uint64
+	_       [56]byte
+	rxRelay atomic.Uint64
+	_       [56]byte
+}
+
+// tally counts packets of one peer after another and adds them up a run at a time.
+type tally struct {
+	of *atomic.Uint64
+	n  uint64
+}
+
+func (t *tally) count(c *atomic.Uint64) {
+	if t.of != c {
+		t.end()
+		t.of = c
+	}
+	t.n++
+}
+
+func (t *tally) end() {
+	if t.n > 0 {
+		t.of.Add(t.n)
+		t.n = 0
+	}
+}

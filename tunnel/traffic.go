@@ -1,0 +1,74 @@
+package tunnel
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"culvert.dev/culvert/internal/wgkey"
+)
+
+// Traffic counts the data packets of a peer, encrypted, as WireGuard's keepalives are too. The counters begin at zero when the
+// peer is added. What goes to a peer by the endpoint that WireGuard has moved it to, or without a route by UDP, is not counted.
+type Traffic struct {
+	Tx      uint64 // sent for the peer; one that goes two ways counts once
+	RxWay   uint64 // received by accepted ways, in a session of the peer but not authenticated yet
+	RxRelay uint64 // received by the relay
+
+	// Roamed is where WireGuard sends for a peer with a route if a packet of the peer from elsewhere has moved it there: an
+	// address that the route does not accept. It is invalid otherwise. It may be a second old, as may LastHandshake.
+	Roamed        netip.AddrPort
+	LastHandshake time.Time // zero if there was none
+}
+
+// Traffic tells how much goes to and comes from a peer. It is cheap and may be called often. It is false for a key that is no
+// peer's, and always without Relay.
+func (t *Tunnel) Traffic(peer wgkey.Public) (Traffic, bool) {
+	e := t.wire.link.of(peer)
+	if e == nil {
+		return Traffic{}, false
+	}
+	now := Traffic{Tx: e.traffic.tx.Load(), RxWay: e.traffic.rxWay.Load(), RxRelay: e.traffic.rxRelay.Load()}
+	s := t.recent.of(peer, t.snapshot)
+	now.LastHandshake = s.LastHandshake
+	if e.route.Load() != nil && !s.Relayed && !t.wire.link.accepts(peer, s.Endpoint) {
+		now.Roamed = s.Endpoint
+	}
+	return now, true
+}
+
+// recentLife is for how long one reading of the device's state serves.
+const recentLife = time.Second
+
+// recentState is the state of all peers as read last. Reading costs time for all of them.
+type recentState struct {
+	mu    sync.Mutex // guards the following
+	at    time.Time
+	peers map[wgkey.Public]PeerStats
+}
+
+// of returns a peer's state, zero if it is not known.
+func (r *recentState) of(key wgkey.Public, read func() (map[wgkey.Public]PeerStats, error)) PeerStats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.peers == nil || time.Since(r.at) >= recentLife {
+		peers, err := read()
+		if err != nil {
+			return PeerStats{}
+		}
+		r.peers, r.at = peers, time.Now()
+	}
+	return r.peers[key]
+}
+
+// forEndpoints is snapshot as those who look after configured endpoints shall see it: peers with a route are reached otherwise.
+func (t *Tunnel) forEndpoints() (map[wgkey.Public]PeerStats, error) {
+	state, err := t.snapshot()
+	for key, s := range state {
+		if t.wire.link.isRouted(key) {
+			s.Endpoint, s.Relayed = netip.AddrPort{}, true
+			state[key] = s
+		}
+	}
+	return state, err
+}
