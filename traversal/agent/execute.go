@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"culvert.dev/culvert/traversal/path"
+)
+
+// outcome is what work in the background has to tell the engine: it is run by the engine's goroutine.
+type outcome func(now time.Time)
+
+// execute does what a machine says. urgent: its checks answer one of the peer's.
+func (e *engine) execute(p *peer, actions []path.Action, urgent bool, now time.Time) {
+	mode, use, accept := p.mode, p.use, p.accept
+	var later []path.Action // what changes the machine once more
+	for _, x := range actions {
+		switch x := x.(type) {
+		case path.Send:
+			e.send(p, x.Message, now)
+		case path.Check:
+			e.queueCheck(p, x, urgent, now)
+		case path.Use:
+			mode, use = x.Mode, x.Route
+		case path.Accept:
+			accept = slices.Clone(x.Routes)
+		case path.Echo:
+			e.echo(p)
+		case path.Regather:
+			e.cfg.Gather.Refresh()
+		case path.Report:
+			e.report(p, x)
+		case path.Punch:
+			later = append(later, x)
+		}
+	}
+	e.route(p, mode, use, accept, now)
+	for _, x := range later {
+		e.startPunch(p, x.(path.Punch), now)
+	}
+}
+
+// route tells the transport what has changed.
+func (e *engine) route(p *peer, mode path.Mode, use path.Route, accept []path.Route, now time.Time) {
+	if mode == p.mode && use == p.use && slices.Equal(accept, p.accept) {
+		return
+	}
+	if !slices.Equal(accept, p.accept) {
+		e.reindex = true
+	}
+	e.release(p.accept, now)
+	added := slices.DeleteFunc(slices.Clone(accept), func(r path.Route) bool { return slices.Contains(p.accept, r) })
+	p.mode, p.use, p.accept = mode, use, accept
+	if err := e.cfg.Transport.SetRoute(p.Key, mode, use, accept); err != nil {
+		e.count(RouteErrors)
+		e.log.Warn("the path of a peer could not be set", "peer", p.Key.Short(), "name", p.Name, "err", err)
+	}
+	for _, r := range added {
+		e.measure(p, r, now)
+	}
+	e.forgetFits(p)
+	e.closeUnused(now)
+}
+
+// report logs a change of state that somebody may want to know.
+func (e *engine) report(p *peer, r path.Report) {
+	attrs := append([]slog.Attr{slog.String("peer", p.Key.Short())}, r.Attrs...)
+	if p.Name != "" {
+		attrs = slices.Insert(attrs, 1, slog.String("name", p.Name))
+	}
+	e.log.LogAttrs(e.ctx, r.Level, r.Text, attrs...)
+}
+
+const (
+	echoTime  = time.Second // the machine waits no longer
+	maxEchoes = 16
+)
+
+// echo is one that is on the way.
+type echo struct{ cancel context.CancelFunc }
+
+// echo sends an echo through the tunnel, in place of one that is on the way to that peer. Too many in all count as lost.
+func (e *engine) echo(p *peer) {
+	if p.echo != nil {
+		p.echo.cancel()
+		p.echo = nil
+	}
+	if e.echoes == maxEchoes {
+		e.soon(func(now time.Time) { e.ended(p, path.Echoed{}, now) })
+		return
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, echoTime)
+	x := &echo{cancel}
+	p.echo = x
+	e.echoes++
+	e.workers.Go(func() {
+		rtt, err := e.cfg.Echo(ctx, p.Key)
+		cancel()
+		e.tell(func(now time.Time) {
+			e.echoes--
+			if p.echo != x {
+				return
+			}
+			p.echo = nil
+			e.ended(p, path.Echoed{OK: err == nil, RTT: rtt}, now)
+		})
+	})
+}
+
+// ended gives the result of work in the background to the machine, if the peer is still one.
+func (e *engine) ended(p *peer, ev path.Event, now time.Time) {
+	if e.numbers[p.number] == p {
+		e.step(p, ev, now)
+	}
+}
+
+// tell brings an outcome to the engine from another goroutine.
+func (e *engine) tell(o outcome) {
+	select {
+	case e.done <- o:
+	case <-e.ctx.Done():
+	}
+}
