@@ -104,6 +104,7 @@ type Net struct {
 	rejects  rejectLimits
 	police   policing
 	taps     taps
+	echoes   selfEchoes
 	opening  opening
 	counters counters
 	answered answered

@@ -46,6 +46,9 @@ func (n *Net) fromPeer(b *batch, raw []byte) {
 		n.counters.fault(packet.FaultBadChecksum)
 		return
 	}
+	if n.echoes.n.Load() != 0 && n.echoes.ends(p) {
+		return
+	}
 	if f := n.flowOf(b, p); f != nil {
 		f.Touch(b.now)
 		f.Count(b.dir, 1, len(p.Buf))

@@ -11,6 +11,7 @@
 //	GET  /v1/conntrack/events  one JSON document a line for each change of a flow, until either side goes
 //	POST /v1/conntrack/flush   {"flows":N}, how many were ended
 //	GET  /v1/explain           what would become of the flow in the query; 400 {"error":"…"} for a bad question
+//	GET  /v1/ping              echo requests to a peer: one JSON document a line for each answer, loss and change of path
 //	GET  /metrics              OpenMetrics text
 //
 // It knows nothing of nodes: what it serves comes from a Source. All types are safe for concurrent use.
@@ -119,6 +120,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		method, serve = http.MethodPost, s.withFlows(s.serveFlowFlush)
 	case "/v1/explain":
 		serve = s.serveExplain
+	case "/v1/ping":
+		serve = s.withPinger(s.servePing)
 	case "/metrics":
 		if source, ok := s.source.(MetricsSource); ok {
 			serve = func(w http.ResponseWriter, _ *http.Request) { serveMetrics(w, source) }
