@@ -20,7 +20,7 @@ const module = "culvert.dev/culvert/"
 var layers = [][]string{
 	{"internal/packet", "internal/wgkey", "internal/hostnet", "internal/show"}, // the bottom: these import nothing of the module
 	{"nat", "filter"},
-	{"tunnel", "netstack", "traversal", "internal/config"},
+	{"tunnel", "netstack", "traversal", "internal/config", "internal/wguapi"},
 	{"internal/control", "internal/proxy", "internal/dns", "bench"},
 	{"node"},
 	{"cmd"},

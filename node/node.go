@@ -52,6 +52,7 @@ type Node struct {
 	tunnel  *tunnel.Tunnel
 	relays  *relay.Pool // always there, with or without relays
 	outer   *outer
+	direct  *traversal
 	control *control.Server
 	socket  *control.Listener
 	paths   pathLog
@@ -108,6 +109,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, started: time.Now(), id: identityOf(conf), conf: conf, done: make(chan struct{})}
+	n.direct = &traversal{n: n}
 	n.warn(conf)
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := n.start(); err != nil {
@@ -155,7 +157,7 @@ func (n *Node) start() (err error) {
 	if err != nil {
 		return err
 	}
-	n.outer = newOuter(outerConfig{key: n.PublicKey(), addrs: n.id.addresses, socket: n.tunnel, mesh: n.net, log: n.log})
+	n.outer = newOuter(outerConfig{key: n.PublicKey(), addrs: n.id.addresses, socket: n.tunnel, mesh: n.net, base: n.direct.gathering(), log: n.log})
 	n.outer.setServers(n.conf.STUN, n.conf.WGSTUN)
 	n.setUpstreams(n.conf.Exit.DNS)
 	if err := n.startDNS(); err != nil {
@@ -175,6 +177,7 @@ func (n *Node) start() (err error) {
 	if err := n.tunnel.Start(); err != nil {
 		return err
 	}
+	n.direct.apply(n.conf)
 	n.wg.Go(func() { n.outer.run(n.ctx) })
 	n.wg.Go(func() { hostnet.WatchFrom(n.ctx, n.host, hostPoll, n.hostChanged) })
 	n.wg.Go(n.watch)
@@ -208,6 +211,7 @@ func (n *Node) hostChanged(s hostnet.Snapshot) {
 	defer n.mu.Unlock()
 	old := n.host
 	n.host = s
+	n.direct.setFilter(n.conf)
 	policy, err := n.policyLocked(n.conf)
 	if err != nil { // the configuration was accepted before; without a new policy the old one stays
 		n.host = old
@@ -271,6 +275,7 @@ func (n *Node) Reload() error {
 	n.net.SetPolicy(policy)
 	n.net.SetPeerLimits(n.ids.limits(conf.Peers))
 	n.setUpstreams(conf.Exit.DNS)
+	n.direct.apply(conf)
 	n.conf = conf
 	n.warn(conf)
 	n.log.Info("configuration reloaded", "file", n.cfg.File, "peers", len(conf.Peers))
@@ -316,6 +321,7 @@ func (n *Node) Done() <-chan struct{} { return n.done }
 // once and returns when nothing of the node runs any more.
 func (n *Node) Close() error {
 	n.stop.Do(func() {
+		n.direct.stop()
 		n.cancel()
 		if n.control != nil {
 			ctx, cancel := context.WithTimeout(context.Background(), controlTime)

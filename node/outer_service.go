@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
 
 	"culvert.dev/culvert/internal/config"
 	"culvert.dev/culvert/nat"
+	"culvert.dev/culvert/traversal/gather"
 	"culvert.dev/culvert/traversal/wgstun"
 	"culvert.dev/culvert/tunnel"
 )
@@ -17,6 +17,7 @@ import (
 // service is the WG-STUN server as configured, and the client that asks it.
 type service struct {
 	conf   config.WGSTUN
+	source gather.Service
 	client *wgstun.Client
 	fault  error // why there is no client
 }
@@ -44,7 +45,7 @@ func (o *outer) expect(w *config.WGSTUN) {
 		return
 	}
 	o.mu.Lock()
-	now := serviceOf(o.sources)
+	now := o.service
 	o.mu.Unlock()
 	if now == nil {
 		o.mesh.SetTap(nat.PeerService, ignore, w.Addresses...)
@@ -55,32 +56,11 @@ func (o *outer) expect(w *config.WGSTUN) {
 
 func ignore([]byte) {}
 
-// serviceSource returns the source for w, the one among old if that is the same, and puts the tap in place. It returns nil, and takes
-// the tap away, if w is nil.
-func (o *outer) serviceSource(old []*outerSource, w *config.WGSTUN) *outerSource {
-	if w == nil {
-		o.mesh.SetTap(nat.PeerService, nil)
-		return nil
-	}
-	s := &outerSource{name: serviceName, service: &service{conf: *w}}
-	i := slices.IndexFunc(old, func(s *outerSource) bool { return s.service != nil && reflect.DeepEqual(s.service.conf, *w) })
-	if i >= 0 {
-		s = old[i]
-	} else {
-		s.service.client, s.service.fault = o.newClient(w)
-	}
-	o.mesh.SetTap(nat.PeerService, s.service.receive, w.Addresses...)
+func (o *outer) newService(w *config.WGSTUN) *service {
+	s := &service{conf: *w}
+	s.source = gather.Service{Name: serviceName, Query: s.query}
+	s.client, s.fault = o.newClient(w)
 	return s
-}
-
-// serviceOf finds the WG-STUN server among the sources; nil if there is none.
-func serviceOf(sources []*outerSource) *service {
-	for _, s := range sources {
-		if s.service != nil {
-			return s.service
-		}
-	}
-	return nil
 }
 
 // receive takes a packet from the server's tunnel. Without a client it is dropped.
@@ -115,14 +95,14 @@ func (o *outer) newClientAt(self, server netip.Addr) (*wgstun.Client, error) {
 	})
 }
 
-// ask asks the server.
-func (s *service) ask(ctx context.Context) finding {
+// query asks the server.
+func (s *service) query(ctx context.Context) (wgstun.Answer, error) {
 	if s.fault != nil {
-		return finding{err: s.fault}
+		return wgstun.Answer{}, s.fault
 	}
 	a, err := s.client.Query(ctx)
 	if err != nil {
-		return finding{err: fmt.Errorf("%s: %w", s.conf.Endpoint, err)}
+		return wgstun.Answer{}, fmt.Errorf("%s: %w", s.conf.Endpoint, err)
 	}
-	return finding{endpoint: a.Mapped, rtt: a.RTT}
+	return a, nil
 }

@@ -33,7 +33,7 @@ type outside struct {
 	names   map[string][]netip.Addr
 	silent  map[netip.AddrPort]bool
 	delay   time.Duration
-	side    func(msg []byte, from netip.AddrPort)
+	side    func(msg []byte, socket uint32, from netip.AddrPort)
 	asked   map[netip.AddrPort]int // requests by server
 	tap     func(pkt []byte)
 	tapFrom []netip.Addr
@@ -77,9 +77,14 @@ func (w *outside) resolve(_ context.Context, host string) ([]netip.Addr, error) 
 	return nil, errors.New("no such host")
 }
 
-func (w *outside) SetSide(fn func(msg []byte, from netip.AddrPort)) { w.set(func() { w.side = fn }) }
+func (w *outside) SetSide(fn func(msg []byte, socket uint32, from netip.AddrPort)) { w.set(func() { w.side = fn }) }
 
-func (w *outside) SendSide(msg []byte, to netip.AddrPort) error {
+func (w *outside) ListenPort() uint16 { return outerA.Port() }
+
+func (w *outside) SendFrom(socket uint32, msg []byte, to netip.AddrPort, ttl uint8) error {
+	if socket != 0 || ttl != 0 {
+		panic(fmt.Sprint("socket ", socket, ", TTL ", ttl))
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked[to]++
@@ -91,7 +96,7 @@ func (w *outside) SendSide(msg []byte, to netip.AddrPort) error {
 		return nil
 	}
 	side := w.side
-	time.AfterFunc(w.delay, func() { side(answer, to) })
+	time.AfterFunc(w.delay, func() { side(answer, 0, to) })
 	return nil
 }
 
@@ -123,7 +128,9 @@ func (w *outside) Inject(peer uint16, pkt []byte) error {
 
 // startOuter runs one until the test ends.
 func startOuter(t *testing.T, w *outside, change func(*outerConfig)) *outer {
-	cfg := outerConfig{key: wgkey.Public{1}, addrs: []netip.Addr{netip.MustParseAddr("100.64.0.9")}, socket: w, mesh: w, resolve: w.resolve}
+	cfg := outerConfig{key: wgkey.Public{1}, addrs: []netip.Addr{netip.MustParseAddr("100.64.0.9")}, socket: w, mesh: w}
+	cfg.base.Resolve = w.resolve
+	cfg.base.Interfaces = func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.168.1.2")} }
 	if change != nil {
 		change(&cfg)
 	}
@@ -189,35 +196,12 @@ func TestOuterEndpointFromEverySource(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 		}
-		if len(w.asked) != 3 {
-			t.Errorf("asked %v, want one address of each family of the name, and the literal one", w.asked)
-		}
-	})
-}
-
-func TestOuterAsksEvery25Seconds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newOutside(t)
-		o := startOuter(t, w, nil)
-		o.setServers([]string{"192.0.2.7:3478"}, testWGSTUN())
-		pass(time.Second)
-		first := o.status()
-		pass(4 * 25 * time.Second)
-		if n := w.asked[netip.MustParseAddrPort("192.0.2.7:3478")]; n != 5 {
-			t.Errorf("asked %d times in 101 s, want 5", n)
-		}
-		for i, s := range o.status() {
-			if s.Since != first[i].Since || s.Checked.Sub(first[i].Checked.Time) != 100*time.Second {
-				t.Errorf("%+v, at first %+v", s, first[i])
-			}
-		}
-
-		w.set(func() { w.mapped = outerB })
-		pass(25 * time.Second)
-		wantLines(t, o, "stun 192.0.2.7:3478 203.0.113.9:1024", "wg-stun 203.0.113.9:1024")
-		for i, s := range o.status() {
-			if s.Since.Sub(first[i].Since.Time) != 125*time.Second {
-				t.Errorf("changed at %v", s.Since)
+		for to, want := range map[netip.AddrPort]int{
+			netip.AddrPortFrom(serverA, 3478): 1, netip.AddrPortFrom(serverB, 3478): 1, netip.MustParseAddrPort("192.0.2.7:3479"): 1,
+			netip.AddrPortFrom(serverA.Next(), 3478): 0, // one address of each family of a name is enough
+		} {
+			if w.asked[to] != want {
+				t.Errorf("asked %v %d times, want %d", to, w.asked[to], want)
 			}
 		}
 	})
@@ -304,8 +288,8 @@ func TestOuterWithoutOneFamily(t *testing.T) {
 		w.set(func() { w.names["relay.example"] = []netip.Addr{serverA.Next()} })
 		w.set(func() { clear(w.asked) })
 		pass(25 * time.Second)
-		if want := netip.AddrPortFrom(serverA.Next(), 3478); len(w.asked) != 1 || w.asked[want] != 1 {
-			t.Errorf("asked %v, want %v once", w.asked, want)
+		if want := netip.AddrPortFrom(serverA.Next(), 3478); len(w.asked) != 1 || w.asked[want] == 0 {
+			t.Errorf("asked %v, want %v", w.asked, want)
 		}
 	})
 }
@@ -398,6 +382,27 @@ func TestOuterByIPv4(t *testing.T) {
 	})
 }
 
+// TestOuterPassesOnWhatIsNotItsOwn: the socket is shared with who looks for direct paths.
+func TestOuterPassesOnWhatIsNotItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newOutside(t)
+		o := startOuter(t, w, nil)
+		o.setServers([]string{"192.0.2.7:3478"}, nil)
+		pass(time.Second)
+		sealed, stranger := []byte("TS\xf0\x9f\x92\xac sealed"), netip.MustParseAddrPort("203.0.113.8:9")
+		o.receive(sealed, 3, stranger) // nobody is there
+		var got []string
+		rest := sideFunc(func(msg []byte, socket uint32, from netip.AddrPort) { got = append(got, fmt.Sprintf("%s %d %v", msg, socket, from)) })
+		o.rest.Store(&rest)
+		o.receive(sealed, 3, stranger)
+		o.networkChanged()
+		pass(time.Second) // the server's answers are not passed on
+		if want := []string{fmt.Sprintf("%s 3 203.0.113.8:9", sealed)}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
+
 func TestServicePeers(t *testing.T) {
 	if got := servicePeers(nil); len(got) != 0 {
 		t.Errorf("got %v without a server", got)
@@ -449,16 +454,18 @@ func TestOuterOnRealSockets(t *testing.T) {
 
 	o := newOuter(outerConfig{key: self.Public(), socket: near, mesh: mesh})
 	o.setServers([]string{plain.Addrs()[0].String()}, conf)
-	near.SetSide(o.receive)
-	if !o.round(t.Context()) {
-		t.Error("the round was cut short")
-	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		o.run(ctx)
+	}()
 	want := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), near.ListenPort())
-	for _, s := range o.status() {
-		if s.Endpoint != want || s.RTT <= 0 {
-			t.Errorf("%+v, want %v", s, want)
-		}
-	}
+	eventually(t, "both servers have answered", func() bool {
+		return !slices.ContainsFunc(o.status(), func(s OuterStatus) bool { return s.Endpoint != want || s.RTT <= 0 })
+	})
+	cancel()
+	<-ended
 	if d := mesh.Drops(); len(d) > 0 {
 		t.Errorf("packets of the server got into the pipeline: %v", d)
 	}

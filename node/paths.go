@@ -72,13 +72,13 @@ func (n *Node) observePaths() {
 		return // the tunnel is closing
 	}
 	now, w := time.Now(), n.ways()
-	names := n.peerNames()
+	names, seeking := n.peerNames(), n.direct.status()
 	for _, s := range stats {
 		name, isPeer := names[s.PublicKey]
 		if !isPeer { // a server that is asked where the node is
 			continue
 		}
-		n.notePath(name, s, w.of(s.PublicKey), now)
+		n.notePath(name, seeking.onTrial(s), w.of(s.PublicKey), now)
 	}
 }
 

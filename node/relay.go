@@ -7,6 +7,7 @@ import (
 
 	"culvert.dev/culvert/internal/config"
 	"culvert.dev/culvert/internal/wgkey"
+	"culvert.dev/culvert/traversal/agent"
 	"culvert.dev/culvert/traversal/relay"
 )
 
@@ -40,7 +41,7 @@ func (n *Node) startRelays() error {
 	if err != nil {
 		return err
 	}
-	n.relays, err = relay.NewPool(relay.PoolConfig{Key: n.id.key, Relays: servers, Logger: n.log})
+	n.relays, err = relay.NewPool(relay.PoolConfig{Key: n.id.key, Relays: servers, Changed: func() { n.direct.tell((*agent.Agent).RelayChanged) }, Logger: n.log})
 	return err
 }
 
@@ -62,6 +63,7 @@ func (n *Node) prepareRelays(conf *config.Config) (commit func(), err error) {
 func (n *Node) networkChanged() {
 	n.relays.Network()
 	n.outer.networkChanged()
+	n.direct.tell((*agent.Agent).Network)
 }
 
 // ways is what can be said of all peers' ways by relay at one moment.

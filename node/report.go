@@ -32,6 +32,10 @@ func (n *Node) Status() Status {
 		RelayLost:  n.relayLost(relays),
 		Outer:      n.outer.status(),
 	}
+	seeking := n.direct.status()
+	if seeking != nil {
+		s.Candidates, s.Mappings = n.candidateStatus(), n.mappingStatus()
+	}
 	byKey := make(map[string]tunnel.PeerStats, len(stats))
 	for _, p := range stats {
 		byKey[p.PublicKey.String()] = p
@@ -39,7 +43,9 @@ func (n *Node) Status() Status {
 	for _, p := range conf.Peers {
 		w := byKey[p.PublicKey.String()]
 		w.PublicKey = p.PublicKey
+		w = seeking.onTrial(w)
 		by := relays.of(p.PublicKey)
+		search, isSought := seeking[p.PublicKey]
 		path := n.notePath(p.Name, w, by, now)
 		ps := PeerStatus{
 			Name: p.Name, PublicKey: p.PublicKey, Addresses: Ranges(p.AllowedIPs),
@@ -50,9 +56,16 @@ func (n *Node) Status() Status {
 			Allow:    AllowStatus{Inbound: p.Allow.Inbound, Routing: p.Allow.Routing, LAN: p.Allow.LAN},
 			RateBits: int64(p.Rate), MaxFlows: p.MaxFlows,
 		}
+		if isSought {
+			ps.Traversal = traversalStatus(search)
+			ps.Path.Reason = soughtReason(ps.Path, search, now)
+		}
 		switch path.kind {
 		case PathDirect:
 			ps.Path.Endpoint, ps.Path.RTT = path.endpoint.String(), Millis(w.RTT)
+			if isSought && search.RTT > 0 {
+				ps.Path.RTT = Millis(search.RTT)
+			}
 		case PathRelay:
 			ps.Path.Endpoint, ps.Path.Relay, ps.Path.RTT = path.relay, path.relay, Millis(w.RTT)
 		}

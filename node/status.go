@@ -24,21 +24,24 @@ type Status struct {
 	Relays     []RelayStatus     `json:"relays,omitempty"`     // absent: there are none
 	RelayLost  uint64            `json:"relay_lost,omitempty"` // datagrams for peers by relay while none was connected
 	Outer      []OuterStatus     `json:"outer,omitempty"`      // where the node is seen from outside; absent: nobody is asked
-	Drops      map[string]uint64 `json:"drops"`                // packets by reason; a reason that never occurred may be absent
+	Candidates []CandidateStatus `json:"candidates,omitempty"` // where peers are told to try this node; absent: no direct paths are sought
+	Mappings   []MappingStatus   `json:"port_mappings,omitempty"`
+	Drops      map[string]uint64 `json:"drops"` // packets by reason; a reason that never occurred may be absent
 }
 
 // PeerStatus is one peer. Byte counts are those of WireGuard, since the node started.
 type PeerStatus struct {
-	Name          string       `json:"name"` // "" when the configuration gives none
-	PublicKey     wgkey.Public `json:"public_key"`
-	Addresses     Ranges       `json:"addresses"` // AllowedIPs
-	Path          PathStatus   `json:"path"`
-	LastHandshake Moment       `json:"last_handshake"` // null when there was none
-	RxBytes       uint64       `json:"rx_bytes"`       // received from the peer
-	TxBytes       uint64       `json:"tx_bytes"`
-	Allow         AllowStatus  `json:"allow"`
-	RateBits      int64        `json:"rate_bit_s,omitempty"` // of each direction; absent: no limit
-	MaxFlows      int          `json:"max_flows,omitempty"`  // absent: the node's own limit
+	Name          string           `json:"name"` // "" when the configuration gives none
+	PublicKey     wgkey.Public     `json:"public_key"`
+	Addresses     Ranges           `json:"addresses"` // AllowedIPs
+	Path          PathStatus       `json:"path"`
+	Traversal     *TraversalStatus `json:"traversal,omitempty"` // absent: no direct path is sought
+	LastHandshake Moment           `json:"last_handshake"`      // null when there was none
+	RxBytes       uint64           `json:"rx_bytes"`            // received from the peer
+	TxBytes       uint64           `json:"tx_bytes"`
+	Allow         AllowStatus      `json:"allow"`
+	RateBits      int64            `json:"rate_bit_s,omitempty"` // of each direction; absent: no limit
+	MaxFlows      int              `json:"max_flows,omitempty"`  // absent: the node's own limit
 }
 
 // PathStatus is the way to a peer and why it is this one.

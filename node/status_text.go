@@ -22,6 +22,7 @@ func (s Status) WriteText(w io.Writer, now time.Time) error {
 	s.writePeers(t, now)
 	s.writeRelays(t, now)
 	s.writeOuter(t, now)
+	s.writeCandidates(t, now)
 	s.writeUpstream(t, now)
 	s.writeDrops(t)
 	return t.Flush()
@@ -59,7 +60,8 @@ func (s Status) writePeers(t io.Writer, now time.Time) {
 		if !p.Path.Since.IsZero() {
 			since = fmt.Sprintf(" since %s", show.Span(now.Sub(p.Path.Since.Time)))
 		}
-		fmt.Fprintf(t, "%s\t%s%s: %s%s\n", p.Label(), show.Printable(p.Path.Kind), since, show.OrDash(show.Printable(p.Path.Reason)), p.limits())
+		fmt.Fprintf(t, "%s\t%s%s: %s%s%s\n",
+			p.Label(), show.Printable(p.Path.Kind), since, show.OrDash(show.Printable(p.Path.Reason)), p.Traversal.line(now), p.limits())
 	}
 }
 

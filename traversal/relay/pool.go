@@ -29,8 +29,8 @@ type PoolConfig struct {
 	Logger *slog.Logger   // nil discards
 	Roots  *x509.CertPool // as in Dialer
 
-	// Changed is called when a relay was connected or lost, and when one says that a peer is not there: Status and Presence may
-	// have changed. It is called with the pool locked: it must neither block nor call the pool.
+	// Changed is called when a relay was connected or lost, and when a peer turns out to be at one or not: Status, Presence and
+	// Route may have changed. It is called with the pool locked: it must neither block nor call the pool.
 	Changed func()
 
 	// DialTCP opens TCP connections, as in Dialer.
@@ -295,6 +295,7 @@ func (p *Pool) heard(m *member, peer wgkey.Public, handshake bool, now time.Time
 	}
 	if p.routes.hear(peer).came(m.id, handshake, p.views, now) {
 		p.routed.Add(1)
+		p.tellChanged()
 	}
 }
 
