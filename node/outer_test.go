@@ -77,7 +77,9 @@ func (w *outside) resolve(_ context.Context, host string) ([]netip.Addr, error) 
 	return nil, errors.New("no such host")
 }
 
-func (w *outside) SetSide(fn func(msg []byte, socket uint32, from netip.AddrPort)) { w.set(func() { w.side = fn }) }
+func (w *outside) SetSide(fn func(msg []byte, socket uint32, from netip.AddrPort)) {
+	w.set(func() { w.side = fn })
+}
 
 func (w *outside) ListenPort() uint16 { return outerA.Port() }
 
@@ -392,7 +394,9 @@ func TestOuterPassesOnWhatIsNotItsOwn(t *testing.T) {
 		sealed, stranger := []byte("TS\xf0\x9f\x92\xac sealed"), netip.MustParseAddrPort("203.0.113.8:9")
 		o.receive(sealed, 3, stranger) // nobody is there
 		var got []string
-		rest := sideFunc(func(msg []byte, socket uint32, from netip.AddrPort) { got = append(got, fmt.Sprintf("%s %d %v", msg, socket, from)) })
+		rest := sideFunc(func(msg []byte, socket uint32, from netip.AddrPort) {
+			got = append(got, fmt.Sprintf("%s %d %v", msg, socket, from))
+		})
 		o.rest.Store(&rest)
 		o.receive(sealed, 3, stranger)
 		o.networkChanged()

@@ -3,6 +3,7 @@ package check
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"culvert.dev/culvert/traversal/exchange"
 )
@@ -30,7 +31,9 @@ func AppendRequest(dst []byte, k *Key, r Request) []byte {
 	dst = append(appendHex(dst, r.From), 0, 0, 0)
 	if fill := size - MinRequest; fill > 0 {
 		dst = appendAttr(dst, attrPadding, fill-attrLen)
-		dst = append(dst, make([]byte, fill-attrLen)...) // extends dst, without a slice in between
+		n := len(dst)
+		dst = slices.Grow(dst, fill-attrLen)[:n+fill-attrLen]
+		clear(dst[n:])
 	}
 	return appendIntegrity(dst, start, k)
 }
