@@ -25,6 +25,7 @@ func (s source) Metrics() []control.Metric {
 	list = append(list, upstreamMetrics(st.Upstream)...)
 	list = append(list, relayMetrics(st.Relays, st.RelayLost)...)
 	list = append(list, outerMetrics(st.Outer)...)
+	list = append(list, traversalMetrics(st.Peers, n.direct.stats())...)
 	list = append(list,
 		control.Metric{Name: "culvert_flows", Help: "Live flows by protocol.", Samples: slices.Concat(
 			control.One(float64(st.Flows.TCP), "proto", "tcp"), control.One(float64(st.Flows.UDP), "proto", "udp"), control.One(float64(st.Flows.ICMP), "proto", "icmp"))},

@@ -221,6 +221,16 @@ func (t *traversal) echo(ctx context.Context, peer wgkey.Public) (time.Duration,
 // echoPoll is how often a peer without known address is sent a keepalive while it is listened to.
 const echoPoll = 50 * time.Millisecond
 
+// stats returns counters of the search; nil if there is none.
+func (t *traversal) stats() *agent.Stats {
+	a := t.current()
+	if a == nil {
+		return nil
+	}
+	s := a.Stats()
+	return &s
+}
+
 // sought is what is known of the search for each peer.
 type sought map[wgkey.Public]agent.PeerStatus
 
