@@ -134,6 +134,7 @@ func (t *traversal) stop() {
 	<-ended
 	t.n.tunnel.SetSealed(nil)
 	t.n.outer.rest.Store(nil)
+	t.n.outer.gather.Eager(false)
 	t.transport.reset()
 }
 
