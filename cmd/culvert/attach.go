@@ -26,7 +26,7 @@ const (
 func attachCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "attach",
-		Usage:     "find direct paths for a WireGuard that culvert does not run, such as wireguard-go, until SIGTERM or SIGINT",
+		Usage:     "find direct paths for a WireGuard that culvert does not run, such as wireguard-go, until SIGTERM, SIGINT or SIGHUP",
 		ArgsUsage: " ",
 		Description: "Peers of the device are found by the relays and moved to direct paths where NATs let them. Of the device only\n" +
 			"endpoints of peers are set, and the WG-STUN server is added while culvert runs; addresses and routes are never touched.\n" +
@@ -102,7 +102,11 @@ func runAttach(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
+	if err := noNewPrivileges(); err != nil {
+		log.Warn("cannot give up the right to gain privileges", "err", err)
+	}
+	// A terminal that is closed must not leave endpoints at ports that nobody serves.
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	a, err := attach.Start(ctx, attach.Config{
 		Interface: name, UAPI: c.String("uapi"), Relays: cfg.Relays, STUN: cfg.STUN, WGSTUN: cfg.WGSTUN, Traversal: cfg.Traversal,

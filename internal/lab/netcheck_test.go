@@ -69,6 +69,7 @@ func TestNetcheck(t *testing.T) {
 		add(lab.SiteConfig{Type: typ})
 	}
 	add(lab.SiteConfig{Type: testnet.PRC, Hairpin: true})
+	add(lab.SiteConfig{Type: testnet.PRC, IPv6: true})
 
 	for _, s := range sites {
 		s.run = startNetcheck(t, w, s.Hosts[0])
@@ -176,5 +177,49 @@ func TestNetcheckGrants(t *testing.T) {
 	}
 	if rules := s.Router.Run(t, "nft", "list", "table", "inet", "upnp"); strings.Contains(rules, "dnat") {
 		t.Errorf("the mapping is still there:\n%s", rules)
+	}
+}
+
+// TestNetcheckBesideANode has a node run meanwhile, whose connections must not be touched.
+func TestNetcheckBesideANode(t *testing.T) {
+	t.Parallel()
+	productOnly(t, "stock WireGuard has no netcheck")
+	w := lab.NewNATWorld(t)
+	w.StartRelay(t)
+	s := w.Site("b", lab.SiteConfig{Type: testnet.PRC})
+	m := w.MeshNode(s.Hosts[0])
+	m.Start(t)
+	type relays struct {
+		Relays []struct {
+			Connected  bool    `json:"connected"`
+			RTT        float64 `json:"rtt_ms"`
+			Reconnects int     `json:"reconnects"`
+		} `json:"relays"`
+	}
+	lab.WaitFor(t, 20*time.Second, "the relay", func() bool {
+		var now relays
+		return m.Status(&now) == nil && len(now.Relays) == 1 && now.Relays[0].Connected && now.Relays[0].RTT > 0
+	})
+	out, err := m.Client("netcheck", "--json")
+	rep := new(netcheck.Report)
+	if err == nil {
+		err = json.Unmarshal([]byte(out), rep)
+	}
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if len(rep.Relays) != 1 || !rep.Relays[0].FromNode || !rep.Relays[0].Connected || rep.Relays[0].RTT <= 0 {
+		t.Errorf("relays %+v", rep.Relays)
+	}
+	if rep.IPv4.Kind != netcheck.KindPort || !slices.ContainsFunc(rep.Notes, func(n string) bool { return strings.Contains(n, "a node runs here on UDP port") }) {
+		t.Errorf("kind %q, notes %q", string(rep.IPv4.Kind), rep.Notes)
+	}
+	clients := w.Relay.MustCommand(t, "status")
+	if !strings.Contains(clients, "clients: 1") {
+		t.Errorf("the relay had more than one connection:\n%s", clients)
+	}
+	var after relays
+	if err := m.Status(&after); err != nil || after.Relays[0].Reconnects != 0 {
+		t.Errorf("%+v, %v", after, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"culvert.dev/culvert/internal/lab"
+	"culvert.dev/culvert/internal/testnet"
 )
 
 // culvertPing runs the command against a node, on its own host, and returns what it printed and its exit status.
@@ -132,4 +133,24 @@ func TestPingByRelay(t *testing.T) {
 	if status != 1 || !strings.Contains(out, "culvert: not direct after 1.5s; culvert status tells why") {
 		t.Errorf("status %d:\n%s", status, out)
 	}
+}
+
+// TestPingUntilDirect watches two nodes behind NATs move from the relay to a direct path.
+func TestPingUntilDirect(t *testing.T) {
+	t.Parallel()
+	productOnly(t, "stock WireGuard does not look for direct paths")
+	w := lab.NewNATWorld(t)
+	w.StartRelay(t)
+	a := w.MeshNode(w.Site("a", lab.SiteConfig{Type: testnet.PRC, Delay: 10 * time.Millisecond}).Hosts[0])
+	b := w.MeshNode(w.Site("b", lab.SiteConfig{Type: testnet.PRC}).Hosts[0])
+	a.Meet(b)
+	a.Start(t)
+	b.Start(t)
+	lab.WaitFor(t, 10*time.Second, "the control socket", func() bool { return a.Status(new(any)) == nil })
+	out, status := culvertPing(t, a.Host, a.Exit, "--until-direct", "-W", "30", "-i", "0.05", b.Name)
+	change := regexp.MustCompile(`(?m)^path: .* -> direct 203\.0\.113\.\d+:\d+$`)
+	if status != 0 || !change.MatchString(out) && !strings.Contains(out, "by direct ") {
+		t.Errorf("status %d:\n%s", status, out)
+	}
+	t.Logf("\n%s", out)
 }

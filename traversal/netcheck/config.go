@@ -30,12 +30,13 @@ type Config struct {
 
 	// The rest says how the network is reached. Zero values mean: as any program on this host does.
 
-	Resolve  func(ctx context.Context, host string) ([]netip.Addr, error)
-	Listen   func(v6 bool) (net.PacketConn, error) // a UDP socket on a free port
-	Host     func() (hostnet.Snapshot, error)
-	LowPorts func() bool    // whether UDP ports from 600 to 1023 may be bound
-	PortMap  portmap.Config // Changed is not used
-	Dialer   relay.Dialer   // Key is set by Run
+	Resolve   func(ctx context.Context, host string) ([]netip.Addr, error)
+	Listen    func(v6 bool) (net.PacketConn, error) // a UDP socket on a free port
+	Host      func() (hostnet.Snapshot, error)
+	Interface func(netip.Addr) string // the name of the interface that has an address; "" if it is not known
+	LowPorts  func() bool             // whether UDP ports from 600 to 1023 may be bound
+	PortMap   portmap.Config          // Changed is not used
+	Dialer    relay.Dialer            // Key is set by Run
 }
 
 // Times of a run: each part ends by itself, and all of them run at once.
@@ -63,6 +64,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Host == nil {
 		cfg.Host = hostnet.Read
+	}
+	if cfg.Interface == nil {
+		cfg.Interface = interfaceNames()
 	}
 	if cfg.LowPorts == nil {
 		cfg.LowPorts = bindsLowPorts

@@ -82,7 +82,7 @@ func (f *Family) fill(d stun.Report) {
 	f.Mapping, f.Filtering, f.Hairpin = d.Mapping.String(), d.Filtering.String(), d.Hairpin.String()
 	p := d.Ports
 	f.Ports = Ports{Sockets: p.Sockets, Kept: p.Preserved, Parity: p.Parity, Min: p.Min, Max: p.Max, Step: p.Step}
-	f.Traditional = d.NAT && d.Mapping.Least == 0 && p.Kept()
+	f.Traditional = d.NAT && oneMapping(&f.Hints) && p.Kept()
 }
 
 func familyName(v6 bool) string {

@@ -40,6 +40,7 @@ func inWorld(t *testing.T, typ testnet.RouterType, site testnet.SiteConfig, fn f
 			STUN:          []string{"stun.example:3478"},
 			NoPortMapping: true,
 			LowPorts:      func() bool { return false },
+			Interface:     func(netip.Addr) string { return "eth0" },
 			Host:          func() (hostnet.Snapshot, error) { return hostnet.Snapshot{Addrs: w.host.Addrs()}, nil },
 			Listen: func(v6 bool) (net.PacketConn, error) {
 				any := netip.IPv4Unspecified()

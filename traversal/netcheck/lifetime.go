@@ -83,8 +83,11 @@ func (r *run) lifetime(ctx context.Context, v6 bool, server netip.AddrPort) Life
 		return Lifetime{Err: err.Error()}
 	}
 	defer asker.close()
-	if first := r.age(ctx, v6, server, asker, 0); !first.alive {
-		return Lifetime{Err: cmpErr(first.err, errNoRedirect).Error()}
+	switch first := r.age(ctx, v6, server, asker, 0); {
+	case first.err != nil:
+		return Lifetime{Err: first.err.Error()}
+	case !first.alive:
+		return Lifetime{Err: errNoRedirect.Error()}
 	}
 	times := idleTimes(r.cfg.MaxLifetime)
 	results := make(chan aged, len(times))
@@ -203,11 +206,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-func cmpErr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
 }

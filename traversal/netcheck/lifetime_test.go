@@ -32,9 +32,13 @@ func TestLifetime(t *testing.T) {
 				if c.typ == testnet.PubFW {
 					limit = time.Hour // its firewall has netfilter's times, whatever is asked for
 				}
-				l := w.run(limit).IPv4.Live
+				rep := w.run(limit)
+				l := rep.IPv4.Live
 				if l == nil {
 					t.Fatal("no lifetime")
+				}
+				if text := string(rep.AppendText(nil)); !strings.Contains(text, "an idle mapping lives from ") {
+					t.Errorf("text:\n%s", text)
 				}
 				least, most := time.Duration(l.Least*1e9), time.Duration(l.Most*1e9)
 				if l.Err != "" || c.typ != testnet.PubFW && (c.life < least || c.life > most) || most <= least {

@@ -23,8 +23,9 @@ type Report struct {
 
 // Address is one of this host's, without loopback.
 type Address struct {
-	Address netip.Addr `json:"address"`
-	Scope   string     `json:"scope"` // "public", "private", "shared" (of a carrier, RFC 6598), "link-local"
+	Address   netip.Addr `json:"address"`
+	Interface string     `json:"interface"` // "" if it is not known
+	Scope     string     `json:"scope"`     // "public", "private", "shared" (of a carrier, RFC 6598), "link-local"
 }
 
 // Answers to questions that may have none.

@@ -3,6 +3,7 @@ package netcheck
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -35,7 +36,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 			return nil, fmt.Errorf("netcheck: %w", err)
 		}
 	}
-	rep := &Report{Time: r.started, Local: addresses(r.host), LowPorts: r.cfg.LowPorts(), Gateways: []Gateway{}, Notes: []string{}}
+	rep := &Report{Time: r.started.UTC().Truncate(time.Millisecond), Local: addresses(r.host, r.cfg.Interface), LowPorts: r.cfg.LowPorts(), Gateways: []Gateway{}, Notes: []string{}}
 	var work sync.WaitGroup
 	work.Go(func() { rep.Relays = r.relays(ctx) })
 	if !r.cfg.NoPortMapping {
@@ -92,14 +93,29 @@ func (r *run) conclude(rep *Report) {
 }
 
 // addresses are the host's, loopback left out.
-func addresses(host hostnet.Snapshot) []Address {
+func addresses(host hostnet.Snapshot, of func(netip.Addr) string) []Address {
 	list := []Address{}
 	for _, a := range host.Addrs {
 		if !a.IsLoopback() {
-			list = append(list, Address{a, scope(a)})
+			list = append(list, Address{a, of(a), scope(a)})
 		}
 	}
 	return list
+}
+
+// interfaceNames tells the interface of an address of this host's; "" if it is not known.
+func interfaceNames() func(netip.Addr) string {
+	names := map[netip.Addr]string{}
+	list, _ := net.Interfaces() // names are a courtesy
+	for _, i := range list {
+		addrs, _ := i.Addrs()
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil {
+				names[p.Addr().Unmap().WithZone("")] = i.Name
+			}
+		}
+	}
+	return func(a netip.Addr) string { return names[a] }
 }
 
 func scope(a netip.Addr) string {

@@ -147,7 +147,7 @@ func TestNobodyToAsk(t *testing.T) {
 		if len(rep.Notes) != 2 || !strings.Contains(rep.Notes[0], "--stun") || !strings.Contains(rep.Notes[1], "--relay") {
 			t.Errorf("notes: %q", rep.Notes)
 		}
-		if len(rep.Local) != 1 || rep.Local[0].Scope != "private" {
+		if len(rep.Local) != 1 || rep.Local[0].Scope != "private" || rep.Local[0].Interface != "eth0" {
 			t.Errorf("addresses: %+v", rep.Local)
 		}
 	})

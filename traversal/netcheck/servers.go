@@ -1,6 +1,7 @@
 package netcheck
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -157,7 +158,7 @@ func order(list []asked) (best []asked) {
 		case a.Two != b.Two:
 			return 1
 		}
-		return int(a.result.RTT - b.result.RTT)
+		return cmp.Compare(a.result.RTT, b.result.RTT)
 	})
 	return best
 }

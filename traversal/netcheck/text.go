@@ -10,13 +10,7 @@ import (
 // AppendText appends the report as people read it, some 40 lines of at most 140 characters, and returns the longer slice.
 func (r *Report) AppendText(b []byte) []byte {
 	t := &text{b: b}
-	var own []string
-	for _, a := range r.Local {
-		if a.Scope != "link-local" {
-			own = append(own, fmt.Sprintf("%s (%s)", a.Address, a.Scope))
-		}
-	}
-	t.line("this host", "%s", orNone(strings.Join(own, ", "), "has no address"))
+	t.addresses(r.Local)
 	r.IPv4.append(t, "IPv4")
 	r.IPv6.append(t, "IPv6")
 	for i := range r.Gateways {
@@ -41,11 +35,29 @@ func (t *text) line(name, format string, args ...any) {
 
 func (t *text) sub(name, format string, args ...any) { t.line("  "+name, format, args...) }
 
-func orNone(s, none string) string {
-	if s == "" {
-		return none
+// addresses are shown a line for each interface.
+func (t *text) addresses(list []Address) {
+	var names []string
+	of := map[string][]string{}
+	for _, a := range list {
+		if a.Scope == "link-local" {
+			continue
+		}
+		if of[a.Interface] == nil {
+			names = append(names, a.Interface)
+		}
+		of[a.Interface] = append(of[a.Interface], fmt.Sprintf("%s (%s)", a.Address, a.Scope))
 	}
-	return s
+	if len(names) == 0 {
+		t.line("this host", "has no address but loopback and link-local ones")
+	}
+	for i, name := range names {
+		title := "this host"
+		if i > 0 {
+			title = ""
+		}
+		t.line(title, "%s", strings.TrimSpace(name+" "+strings.Join(of[name], ", ")))
+	}
 }
 
 func (f *Family) append(t *text, name string) {
@@ -71,7 +83,9 @@ func (f *Family) append(t *text, name string) {
 	if f.Hints.Known {
 		f.behaviour(t)
 	}
-	t.sub("so this is", "%s%s", f.Kind, unsure(f.Sure))
+	if f.Kind != KindUnknown {
+		t.sub("so this is", "%s%s", f.Kind, unsure(f.Sure))
+	}
 }
 
 func unsure(sure bool) string {
@@ -112,9 +126,14 @@ func (f *Family) behaviour(t *text) {
 		t.sub("mapping", "%s", explained(f.Mapping, mappingMeans))
 	}
 	t.sub("filtering", "%s", explained(f.Filtering, filteringMeans))
-	if f.NAT != Yes {
-		return
+	if f.NAT == Yes {
+		f.translation(t)
 	}
+	f.lifetime(t)
+}
+
+// translation is what only a NAT has.
+func (f *Family) translation(t *text) {
 	p := f.Ports
 	switch {
 	case p.Sockets == 0:
@@ -136,13 +155,14 @@ func (f *Family) behaviour(t *text) {
 	default:
 		t.sub("hairpin", "%s", f.Hairpin)
 	}
-	switch {
-	case f.DoubleNATWhy != "":
-		t.sub("more than one NAT", "%s: %s", f.DoubleNAT, f.DoubleNATWhy)
+	switch f.DoubleNAT {
+	case Yes:
+		t.sub("NATs", "more than one: %s", f.DoubleNATWhy)
+	case No:
+		t.sub("NATs", "one: %s", f.DoubleNATWhy)
 	default:
-		t.sub("more than one NAT", "%s", orNone(map[string]string{Unknown: "not known: no gateway tells its outer address"}[f.DoubleNAT], f.DoubleNAT))
+		t.sub("NATs", "one or more: no gateway tells its outer address")
 	}
-	f.lifetime(t)
 }
 
 func explained(behaviour string, means map[string]string) string {
