@@ -133,7 +133,7 @@ func TestLyingPeer(t *testing.T) {
 	n := w.nodes[1]
 	w.nodes[0].frozen = true
 	w.begin()
-	for i := range 20000 {
+	for i := range 4000 {
 		list := make([]exchange.Candidate, 32)
 		for j := range list {
 			e := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i), byte(j)}), uint16(i%60000+1))

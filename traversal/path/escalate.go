@@ -142,12 +142,13 @@ func (m *Machine) refusedPunch() {
 		return
 	}
 	m.refused = true
-	m.endPunch()
+	m.punching = punch.None
+	m.stop(timerPunch)
 	m.planRetry()
 }
 
 // hardnessChanged reports whether hints differ in what techniques depend on.
-func (m *Machine) hardnessChanged(a, b exchange.Hints) bool {
+func hardnessChanged(a, b exchange.Hints) bool {
 	return a.Known != b.Known || a.NAT != b.NAT || a.Mapping != b.Mapping || a.Filtering != b.Filtering ||
 		a.Kept() != b.Kept() || a.Step != b.Step
 }

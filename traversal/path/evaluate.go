@@ -18,10 +18,20 @@ const (
 	evaluated = 12
 )
 
+// evaluating is the part of a Machine that looks for a better path than the one in use.
+type evaluating struct {
+	judging     bool // checks are out
+	evaluations uint64
+}
+
 // evaluate checks all pairs that may be better than the one in use, once, and judges those that answered the last time. Only the
 // controlling node does, which is the one to propose.
 func (m *Machine) evaluate() {
-	if m.using == nil || m.trial != nil {
+	if m.using == nil {
+		return
+	}
+	if m.trial != nil {
+		m.start(timerEvaluate, m.now.Add(trialFor))
 		return
 	}
 	if m.judging {

@@ -35,7 +35,7 @@ func (w *world) mode(m Mode) func() bool {
 // A path that is cut under traffic is given up in less than 3 s, and used again within seconds when it returns.
 func TestCutUnderTraffic(t *testing.T) {
 	var down, both, up []time.Duration
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		w, r := connected(t, seed+1, time.Minute+time.Duration(seed*37)*time.Millisecond, 5*time.Minute)
 		before := []int{len(w.nodes[0].uses), len(w.nodes[1].uses)}
 		r.cut = true

@@ -74,7 +74,7 @@ func (m *Machine) heardCandidates(msg *exchange.Message) {
 		return
 	}
 	changed := !first && moved(m.peer.candidates, msg.Candidates)
-	harder := m.hardnessChanged(msg.Hints4, m.peer.hints4)
+	harder := hardnessChanged(msg.Hints4, m.peer.hints4)
 	if harder {
 		m.forgetTried(false)
 	}

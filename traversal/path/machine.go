@@ -79,6 +79,7 @@ type Machine struct {
 	upgrade
 	bans []ban
 	watching
+	evaluating
 	retrying
 	escalation
 
@@ -161,12 +162,16 @@ func (m *Machine) handle(ev Event) {
 func (m *Machine) want(w Wanted) {
 	before := m.wanted
 	m.wanted = w
-	if w.On && !before.On {
-		m.kick(true)
-	}
-	if !w.On {
+	switch {
+	case !w.On:
 		m.stopRound()
 		m.stop(timerStart)
+		m.starting = false
+	case before.On:
+	case m.fails == 0:
+		m.kick(false)
+	case m.due[timerRetry].IsZero():
+		m.planRetry()
 	}
 	if w.Active && !before.Active {
 		m.woken()
@@ -181,7 +186,9 @@ func (m *Machine) relayed(r Relay) {
 		if m.peer.session == 0 || m.tellPending {
 			m.tell()
 		}
-		m.kick(false)
+		if m.mayWake(true) {
+			m.kick(false)
+		}
 	} else if was && !reach && m.using == nil {
 		m.lookOut(false)
 	}

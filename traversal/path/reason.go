@@ -146,7 +146,7 @@ func (m *Machine) reasonOfHints() Reason {
 		return ReasonNoAddress
 	case m.rounds == 0 || m.fails == 0:
 		return ReasonChecking
-	case len(m.tried) > 0:
+	case len(m.tried) > 0 && !m.refused:
 		return ReasonTriedAll
 	}
 	r := ReasonNoAnswer

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"culvert.dev/culvert/traversal/exchange"
+	"culvert.dev/culvert/traversal/punch"
 )
 
 const (
@@ -22,6 +22,13 @@ const (
 	quietEvery  = time.Minute
 	quietChecks = 2
 
+	// tellOften is how many quiet minutes in a row bring candidates again, and after these every which: the peer may not have got
+	// what it was told, and there is nothing that would say so.
+	tellOften = 10
+
+	// remindEvery is how old what the peer was told may be when another round begins.
+	remindEvery = 20 * time.Second
+
 	// How often lost paths are checked, by how long ago they were lost.
 	lookOutFirst = 10 * time.Second // every
 	lookOutFast  = 500 * time.Millisecond
@@ -32,8 +39,6 @@ const (
 
 	// lookOutPairs is how many pairs take turns.
 	lookOutPairs = 4
-
-	exchangeLost = exchange.UnknownPath // says that a path in use was given up
 )
 
 // retrying is the part of a Machine that says when to try again.
@@ -51,9 +56,7 @@ type retrying struct {
 	lookOuts    limit
 	lookedOut   uint64
 
-	judging     bool
-	evaluations uint64
-	regathers   limit
+	regathers limit
 }
 
 // failed decides what follows a round without success: a technique for hard NATs, or a pause.
@@ -85,7 +88,12 @@ func (m *Machine) backoff() time.Duration {
 	if !m.controlling {
 		pause += retryLater
 	}
-	return pause
+	return m.about(pause)
+}
+
+// about adds up to a tenth, so that many machines that begin together do not go on together.
+func (m *Machine) about(d time.Duration) time.Duration {
+	return d + time.Duration(m.random.Int64N(int64(d/10)))
 }
 
 // quietSecond returns when the next quiet checks are due. Both nodes come to the same second of the minute, as far as their clocks
@@ -96,12 +104,12 @@ func (m *Machine) quietSecond() time.Time {
 		sum += binary.BigEndian.Uint64(m.cfg.Self[i:]) + binary.BigEndian.Uint64(m.cfg.Peer[i:])
 	}
 	offset := time.Duration(sum % uint64(quietEvery))
-	earliest := m.outside(m.now).Add(quietEvery / 4)
+	earliest := m.outside(m.now).Round(0).Add(quietEvery / 4)
 	at := earliest.Truncate(quietEvery).Add(offset)
 	if at.Before(earliest) {
 		at = at.Add(quietEvery)
 	}
-	return at.Add(m.skew)
+	return m.now.Add(quietEvery/4 + at.Sub(earliest))
 }
 
 // retry makes the next attempt: a round, or if that is long hopeless two checks.
@@ -119,8 +127,19 @@ func (m *Machine) retry() {
 		return
 	}
 	m.start(timerRetry, m.quietSecond())
-	if m.due[timerLookOut].IsZero() && m.wanted.On {
+	minute := m.outside(m.now).Unix() / int64(quietEvery/time.Second) // the same one for both nodes, so that neither answers the other
+	if m.canReach() && (m.probes < tellOften || minute%tellOften == 0) {
+		m.remind(quietEvery / 2)
+	}
+	if m.due[timerLookOut].IsZero() && m.punching == punch.None {
 		m.probe()
+	}
+}
+
+// remind tells the peer again where this node is, if it was not told within a time.
+func (m *Machine) remind(within time.Duration) {
+	if m.now.Sub(m.toldAt) >= within {
+		m.tell()
 	}
 }
 

@@ -45,7 +45,7 @@ func (m *Machine) beginRound(now time.Time) {
 	if len(m.pairs) == 0 {
 		return
 	}
-	m.roundOn, m.roundBegan, m.called = true, now, false
+	m.roundOn, m.roundBegan, m.called, m.starting = true, now, false, false
 	m.rounds++
 	m.debug("checking", attrPairs(len(m.pairs)))
 	for _, p := range m.pairs {
@@ -238,7 +238,10 @@ func (m *Machine) answered(ev Answered) {
 		m.debug("a pair answers", attrRoute(p.route), attrRTT(ev.RTT))
 	}
 	p.valid, p.ever, p.opened, p.missed = true, true, true, 0
-	p.lastAnswer, p.mapped = m.now, ev.Mapped
+	p.lastAnswer = m.now
+	if ev.Mapped.IsValid() {
+		p.mapped = ev.Mapped
+	}
 	p.rtts.add(ev.RTT)
 	p.replies++
 	if !p.inRound && p.replies >= enoughSamples && !p.urgent && p != m.using {

@@ -86,7 +86,7 @@ func (m *Machine) sendCandidates() {
 			pause = tellAgain
 		}
 		m.resends++
-		m.start(timerTell, m.now.Add(pause))
+		m.start(timerTell, m.now.Add(m.about(pause)))
 	}
 }
 
@@ -97,7 +97,7 @@ func (m *Machine) gathered(ev Gathered) {
 	if !m.own.known {
 		m.begun = m.now
 	}
-	told, harder := m.own.known, m.hardnessChanged(ev.Hints4, m.own.hints4)
+	harder := hardnessChanged(ev.Hints4, m.own.hints4)
 	if harder {
 		m.forgetTried(ev.Network)
 	}
@@ -113,21 +113,15 @@ func (m *Machine) gathered(ev Gathered) {
 		return
 	}
 	m.form()
-	m.tellNews(changed || !told || places)
 	if ev.Network || m.mayWake(places || harder) {
 		m.kick(ev.Network)
 	}
-}
-
-// tellNews tells the peer of other candidates: at once, or if there are only other ports and nothing has helped so far, not more
-// often than once a minute.
-func (m *Machine) tellNews(urgent bool) {
-	if urgent || !m.quiet {
+	if m.quiet { // once a minute is enough for news that promise nothing
+		m.tellPending = true
+		m.sooner(timerTell, later(m.now, m.toldAt.Add(tellAgain)))
+	} else {
 		m.tell()
-		return
 	}
-	m.tellPending = true
-	m.sooner(timerTell, later(m.now, m.toldAt.Add(tellAgain)))
 }
 
 // networkChanged takes back what was known of pairs: this node or the peer is somewhere else. The path in use has to show that
@@ -137,10 +131,10 @@ func (m *Machine) networkChanged(all bool) {
 	m.stop(timerBan)
 	m.keepalive = m.cfg.Keepalive
 	m.forgetTried(all)
+	m.forget()
 	if m.trial != nil {
 		m.endTrial("the network has changed", false)
 	}
-	m.forget()
 	if m.using != nil {
 		m.mistrust()
 	}
@@ -160,7 +154,7 @@ func (m *Machine) mayWake(worth bool) bool {
 
 // kick is for news that may make a path possible: everything is checked anew.
 func (m *Machine) kick(now bool) {
-	m.fails, m.quiet = 0, false
+	m.fails, m.quiet, m.probes = 0, false, 0
 	if m.using != nil {
 		m.sooner(timerEvaluate, m.now.Add(time.Second))
 		for _, p := range m.pairs {
@@ -209,6 +203,9 @@ func (m *Machine) attempt(say bool) {
 	if !say || !m.canReach() {
 		m.beginRound(m.now)
 		return
+	}
+	if m.fails > 0 {
+		m.remind(remindEvery)
 	}
 	m.do(Send{Message: exchange.Message{Kind: exchange.KindStart, Session: m.own.session, StartIn: startIn}})
 	rtt := m.roundTrip

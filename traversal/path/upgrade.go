@@ -1,7 +1,6 @@
 package path
 
 import (
-	"net/netip"
 	"time"
 
 	"culvert.dev/culvert/traversal/exchange"
@@ -40,6 +39,7 @@ type trial struct {
 	sent     int  // proposals
 	nextSend time.Time
 	nextEcho time.Time
+	began    time.Time
 	end      time.Time
 
 	came   bool // WireGuard's datagrams have come by the pair
@@ -137,7 +137,7 @@ func (m *Machine) propose(p *pair) {
 // runTrial sends by the pair: beside the relay, or for a WireGuard that has one endpoint only by the pair alone.
 func (m *Machine) runTrial() {
 	t := m.trial
-	t.running, t.end = true, m.now.Add(trialFor)
+	t.running, t.began, t.end = true, m.now, m.now.Add(trialFor)
 	m.using, m.mode = t.pair, ModeBoth
 	if m.cfg.Vanilla {
 		m.mode = ModeRoute
@@ -271,10 +271,14 @@ func (m *Machine) returnTo(t *trial) {
 	case t.before != nil && (t.before != t.pair || !m.banned(t.pair.route)):
 		m.using, m.mode = t.before, t.mode
 	default:
+		if t.before != nil {
+			m.fallbacks++
+		}
 		m.using, m.mode = nil, ModeRelay
 		m.stopWatching()
 	}
 	if m.using != nil {
+		m.awaiting, m.doubted = time.Time{}, false // of the time when nobody looked
 		m.beat()
 	}
 }
@@ -285,146 +289,5 @@ func (m *Machine) dropTrial() {
 		m.trial = nil
 		m.stop(timerTrial)
 		m.returnTo(t)
-	}
-}
-
-func (m *Machine) answer(attempt uint32, reason exchange.Reason) {
-	m.do(Send{Message: exchange.Message{
-		Kind: exchange.KindAnswer, Session: m.own.session, Attempt: attempt, Reason: reason,
-	}})
-}
-
-// heardProposal consents to a proposal, or says why not. Of two that cross, the controlling node's goes first. A repetition is
-// answered as before; a late one is not.
-func (m *Machine) heardProposal(msg *exchange.Message) {
-	switch {
-	case msg.Attempt == m.heardAttempt && msg.Attempt != 0:
-		m.answer(msg.Attempt, m.answeredWith)
-		return
-	case msg.Attempt < m.heardAttempt:
-		return
-	}
-	p := m.proposed(msg.Proposer, msg.Acceptor)
-	reason, wait := m.judgeProposal(p)
-	if wait {
-		return
-	}
-	m.heardAttempt, m.answeredWith = msg.Attempt, reason
-	m.answer(msg.Attempt, reason)
-	if reason != exchange.Accepted {
-		m.debug("proposal refused", attrReason(reason.String()))
-		return
-	}
-	mode, before := m.mode, m.using
-	if t := m.trial; t != nil {
-		if t.running {
-			mode, before = t.mode, t.before
-		}
-		m.trial = nil
-	}
-	m.trial = &trial{pair: p, attempt: msg.Attempt, answered: true, mode: mode, before: before}
-	m.stop(timerDecide)
-	m.runTrial()
-}
-
-// judgeProposal says what to answer, or to wait for the check of a pair that the peer's has just come by: the proposal is going to
-// be repeated.
-func (m *Machine) judgeProposal(p *pair) (reason exchange.Reason, wait bool) {
-	switch {
-	case m.trial != nil && m.trial.mine && m.controlling && !m.trial.answered:
-		return exchange.Crossed, false
-	case m.trial != nil && m.trial.mine && m.trial.answered:
-		return exchange.Busy, false
-	case p == nil:
-		return exchange.UnknownPath, false
-	case m.banned(p.route):
-		return exchange.Banned, false
-	case !p.valid:
-		m.trigger(p)
-		return exchange.UnknownPath, true
-	case m.controlling && m.using != nil && p != m.using && !m.doubted && !m.onesided && worthMoving(m.using, p):
-		return exchange.Worse, false
-	}
-	return exchange.Accepted, false
-}
-
-// proposed returns the pair that a proposal means: to where the proposer's WireGuard is, and if there are several by the socket that
-// it sees there.
-func (m *Machine) proposed(proposer, acceptor netip.AddrPort) *pair {
-	var found *pair
-	for _, p := range m.pairs {
-		if p.route.WG != proposer {
-			continue
-		}
-		if m.ownEndpoint(p) == acceptor {
-			return p
-		}
-		if found == nil || p.valid && !found.valid {
-			found = p
-		}
-	}
-	return found
-}
-
-// heardAnswer goes on with the proposal that an answer is to. Later ones say that the peer has left the path.
-func (m *Machine) heardAnswer(msg *exchange.Message) {
-	if msg.Reason == exchange.UnknownSession {
-		m.tell()
-		return
-	}
-	if msg.Reason == exchange.NotWanted && msg.Attempt == 0 {
-		m.refusedPunch()
-		return
-	}
-	t := m.trial
-	switch {
-	case t != nil && t.attempt == msg.Attempt && (t.mine || msg.Reason == exchange.Banned):
-		m.answeredTrial(t, msg.Reason)
-	case t == nil && m.using != nil && m.agreed == msg.Attempt:
-		m.peerLeftPath(msg.Reason)
-	}
-}
-
-func (m *Machine) answeredTrial(t *trial, reason exchange.Reason) {
-	switch reason {
-	case exchange.Accepted:
-		if t.answered {
-			return
-		}
-		t.answered = true
-		if !t.running {
-			m.runTrial()
-			return
-		}
-		t.end = m.now.Add(trialFor)
-		m.scheduleTrial()
-	case exchange.Banned:
-		m.endTrial("it failed for the peer", true)
-	case exchange.NotWanted:
-		m.endTrial(reason.String(), false)
-		m.unwanted = true
-	default:
-		if reason == exchange.UnknownPath {
-			m.trigger(t.pair)
-		}
-		m.endTrial(reason.String(), false)
-	}
-}
-
-// peerLeftPath takes in that the peer does not use the path any more. Only answers to checks count as life then.
-func (m *Machine) peerLeftPath(reason exchange.Reason) {
-	switch reason {
-	case exchange.Banned:
-		m.ban(m.using.route, "it failed for the peer")
-		m.lose("it failed for the peer")
-	case exchange.UnknownPath:
-		m.noteOnesided()
-		m.mistrust()
-	}
-}
-
-func (m *Machine) noteOnesided() {
-	if !m.onesided {
-		m.onesided, m.onesidedAt = true, m.now
 	}
 }

@@ -97,3 +97,23 @@ func TestGuessWG(t *testing.T) {
 		t.Errorf("checks on WireGuard's own socket: %v", got)
 	}
 }
+
+// A handshake that is completed on the new endpoint passes a trial, where the peer answers no echo.
+func TestVanillaHandshakePasses(t *testing.T) {
+	w := newWorld(t, 1)
+	w.internet(prc(), prc()).noWG = true
+	w.vanilla(0, 1)
+	w.begin()
+	n := w.nodes[0]
+	if !w.runUntil(10*time.Second, func() bool { return n.m.State().Phase == Trial }) {
+		t.Fatal(w.describe())
+	}
+	n.step(Handshake{At: w.now})
+	if n.m.State().Phase != Trial {
+		t.Error("an earlier handshake has ended the trial")
+	}
+	n.step(Handshake{At: w.now.Add(time.Millisecond)})
+	if n.m.State().Phase != Direct {
+		t.Error(w.describe())
+	}
+}

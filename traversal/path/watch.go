@@ -52,7 +52,7 @@ type watching struct {
 func (m *Machine) startWatching() {
 	m.life, m.cameAt = m.now, m.now
 	m.awaiting, m.doubted, m.relayFrom = time.Time{}, false, time.Time{}
-	m.idleFor, m.echoing = 0, false
+	m.idleFor, m.echoing, m.judging = 0, false, false
 	m.watch()
 	if m.controlling {
 		m.start(timerEvaluate, m.now.Add(evaluateEvery))
@@ -243,8 +243,13 @@ func (m *Machine) noteRelayed(ev Traffic) {
 	}
 }
 
-// handshake takes in that WireGuard itself gets no answer, while the path seems to be there.
+// handshake takes in that WireGuard itself gets no answer, while the path seems to be there. One that is completed during a trial is
+// as good as an echo to a WireGuard that has no other endpoint.
 func (m *Machine) handshake(ev Handshake) {
+	if t := m.trial; t != nil && t.running && m.cfg.Vanilla && !ev.Failing && ev.At.Add(m.skew).After(t.began) {
+		t.echoed = true
+		m.progress()
+	}
 	if !ev.Failing || m.using == nil || m.trial != nil || m.now.Sub(m.cameAt) < failingFor {
 		return
 	}
@@ -281,7 +286,7 @@ func (m *Machine) lose(why string) {
 	m.using, m.mode = nil, ModeRelay
 	m.stopWatching()
 	p.valid, p.replies = false, 0
-	m.answer(m.agreed, exchangeLost)
+	m.answer(m.agreed, pathLost)
 	m.lastLost, m.firstValid = p, time.Time{}
 	m.fails, m.quiet = 0, false
 	m.regather()
