@@ -261,15 +261,6 @@ func (p *wayPair) between(t testing.TB, v6, beside bool) {
 	}
 }
 
-// transports returns a batch of transport messages of one session.
-func transports(n, size int, index byte) [][]byte {
-	out := newBufs(n, size)
-	for _, b := range out {
-		b[0], b[4] = typeTransport, index
-	}
-	return out
-}
-
 // TestWaysAreNotAllocatedFor covers what a packet passes by way of a route, and what it costs the packets of others.
 func TestWaysAreNotAllocatedFor(t *testing.T) {
 	for _, c := range []struct {

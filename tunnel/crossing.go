@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"slices"
 	"time"
 
 	"culvert.dev/culvert/internal/wgkey"
@@ -66,6 +67,7 @@ type way struct {
 	copies   int       // sent since, to insist
 	repeated bool      // and for want of an answer
 	refused  bool      // an initiation from there was refused
+	theirs   bool      // known as a way of the peer's, not as one of ours
 }
 
 // wayTo returns the way with an endpoint, making it if there is room; nil if there is none.
@@ -221,11 +223,17 @@ func (h *handshakes) initiator(msg []byte, endpoint string) *peerHandshake {
 	return p
 }
 
-// isWayOf notes that an endpoint is a way of a peer, which an initiation comes by: it crosses ours wherever that went.
+// isWayOf notes that an endpoint is a way of a peer, which an initiation comes by: it crosses ours wherever that went. One such
+// way is noted for each of ours, so that forged ones leave room for those that ours is to go by.
 func (h *handshakes) isWayOf(endpoint string, key wgkey.Public) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if p := h.peers[key]; p != nil && p.waiting && h.byEndpoint[endpoint] == nil && p.own.wayTo(endpoint) != nil {
+	p := h.peers[key]
+	if p == nil || !p.waiting || h.byEndpoint[endpoint] != nil || slices.ContainsFunc(p.own.ways[:], func(w way) bool { return w.theirs }) {
+		return
+	}
+	if w := p.own.wayTo(endpoint); w != nil {
+		w.theirs = true
 		h.byEndpoint[endpoint] = p
 	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // Way is a path by UDP: from a socket of this tunnel to an address. Socket 0 is WireGuard's own, others are those of
-// OpenSocket.
+// OpenSocket. An IPv6 zone is to be given as SetSide gives it, by number.
 type Way struct {
 	Socket uint32
 	Remote netip.AddrPort
@@ -86,7 +86,7 @@ func (w *wire) endpointOf(way Way) (conn.Endpoint, error) {
 	if err != nil || way.Socket == 0 {
 		return e, err
 	}
-	s := w.sockets.find(way.Socket)
+	s := w.sockets.forRoute(way.Socket)
 	switch {
 	case s == nil:
 		return nil, fmt.Errorf("socket %d is not open", way.Socket)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -183,7 +182,9 @@ func (l *relayLink) dropSocket(id uint32) {
 		l.accepting.Add(1)
 		e := a.owner
 		e.accepted = slices.DeleteFunc(slices.Clone(e.accepted), func(o Way) bool { return o == w })
-		if r := e.route.Load(); r != nil && r.raw != nil && r.way == w {
+	}
+	for _, e := range l.peers {
+		if r := e.route.Load(); r != nil && r.raw != nil && r.way.Socket == id {
 			e.route.Store(&route{via: ViaRelay})
 		}
 	}
@@ -216,75 +217,4 @@ func canonicalWays(ways []Way) []Way {
 // canonical returns the way as packets from there are known: IPv4 as such, not within IPv6.
 func (w Way) canonical() Way {
 	return Way{w.Socket, netip.AddrPortFrom(w.Remote.Addr().Unmap(), w.Remote.Port())}
-}
-
-// sessions holds by which indexes a peer's packets may come: that of the initiation on its way, and those of the last sessions.
-// A way that was a peer's may be another's by now, whose packets must not be taken for the peer's: wireguard-go would send to
-// the one what is for the other. It is written for each handshake and read for each packet.
-type sessions struct {
-	used   atomic.Uint32 // the one that the last packet came by
-	begun  atomic.Uint32
-	recent [8]atomic.Uint32
-	next   atomic.Uint32
-}
-
-// add notes a session.
-func (s *sessions) add(index uint32) {
-	for i := range s.recent {
-		if s.recent[i].Load() == index {
-			return
-		}
-	}
-	s.recent[(s.next.Add(1)-1)%uint32(len(s.recent))].Store(index)
-}
-
-// has reports whether a session is one of the peer's.
-func (s *sessions) has(index uint32) bool {
-	if s.used.Load() == index {
-		return true
-	}
-	if s.begun.Load() == index {
-		s.add(index) // confirmed by its use; it outlives the next initiation
-		s.used.Store(index)
-		return true
-	}
-	for i := range s.recent {
-		if s.recent[i].Load() == index {
-			s.used.Store(index)
-			return true
-		}
-	}
-	return false
-}
-
-// counters are Traffic's. Each is on a cache line of its own, since other goroutines write the next one.
-type counters struct {
-	_       [64]byte
-	tx      atomic.Uint64
-	_       [56]byte
-	rxWay   atomic.Uint64
-	_       [56]byte
-	rxRelay atomic.Uint64
-	_       [56]byte
-}
-
-// tally counts packets of one peer after another and adds them up a run at a time.
-type tally struct {
-	of *atomic.Uint64
-	n  uint64
-}
-
-func (t *tally) count(c *atomic.Uint64) {
-	if t.of != c {
-		t.end()
-		t.of = c
-	}
-	t.n++
-}
-
-func (t *tally) end() {
-	if t.n > 0 {
-		t.of.Add(t.n)
-		t.n = 0
-	}
 }

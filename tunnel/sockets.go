@@ -57,8 +57,9 @@ type socket struct {
 	id     uint32
 	family uint8
 	sideSocket
-	taken chan struct{} // sent to when all that was waiting has been taken; one fits
-	done  chan struct{} // closed with the socket
+	routed bool          // a route accepts, or has accepted, a way by it; guarded by sockets.mu until it is removed
+	taken  chan struct{} // sent to when all that was waiting has been taken; one fits
+	done   chan struct{} // closed with the socket
 
 	heard *socketEndpoint // the last sender; the receiver's
 }
@@ -115,7 +116,9 @@ func (w *wire) openSocket(family uint8, port uint16) (id uint32, local uint16, e
 // closeSocket closes a socket of openSocket, if it is open. No new route finds it from the first step on.
 func (w *wire) closeSocket(id uint32) {
 	if h := w.sockets.remove(id); h != nil {
-		w.link.dropSocket(id)
+		if h.routed {
+			w.link.dropSocket(id)
+		}
 		h.end()
 	}
 }
@@ -151,6 +154,17 @@ func (s *sockets) find(id uint32) *socket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open[id]
+}
+
+// forRoute returns an open socket as find does, and notes that there is a route by it: before remove, or not at all.
+func (s *sockets) forRoute(id uint32) *socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.open[id]
+	if h != nil {
+		h.routed = true
+	}
+	return h
 }
 
 // remove takes an open socket out, to be closed by the caller; nil if there is none with this number.
@@ -202,8 +216,8 @@ func (h *socket) run(ready chan<- *socket) error {
 	}
 }
 
-// receiver returns the ReceiveFunc for all sockets, which ends when done is closed. wireguard-go asks for its ReceiveFuncs
-// once, when there are no sockets yet. Only one may be in use at a time.
+// receiver returns the ReceiveFunc for all sockets, which ends when done is closed: wireguard-go takes its ReceiveFuncs when it
+// opens the bind, and no more later. Only one may be in use at a time.
 func (s *sockets) receiver(done <-chan struct{}) conn.ReceiveFunc {
 	s.init()
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {

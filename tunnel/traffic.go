@@ -3,6 +3,7 @@ package tunnel
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"culvert.dev/culvert/internal/wgkey"
@@ -71,4 +72,36 @@ func (t *Tunnel) forEndpoints() (map[wgkey.Public]PeerStats, error) {
 		}
 	}
 	return state, err
+}
+
+// counters are Traffic's. Each is on a cache line of its own, since other goroutines write the next one.
+type counters struct {
+	_       [64]byte
+	tx      atomic.Uint64
+	_       [56]byte
+	rxWay   atomic.Uint64
+	_       [56]byte
+	rxRelay atomic.Uint64
+	_       [56]byte
+}
+
+// tally counts packets of one peer after another and adds them up a run at a time.
+type tally struct {
+	of *atomic.Uint64
+	n  uint64
+}
+
+func (t *tally) count(c *atomic.Uint64) {
+	if t.of != c {
+		t.end()
+		t.of = c
+	}
+	t.n++
+}
+
+func (t *tally) end() {
+	if t.n > 0 {
+		t.of.Add(t.n)
+		t.n = 0
+	}
 }

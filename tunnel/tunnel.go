@@ -1,6 +1,7 @@
 // Package tunnel runs WireGuard: it puts wireguard-go between a tun.Device (packets of the mesh) and UDP sockets of its
 // own, with a relay for peers that these do not reach. It configures its peers, finds their endpoints by DNS name and keeps
-// finding them, and tells how the peers fare.
+// finding them, and tells how the peers fare. Who finds better ways to a peer has it move between them: SetRoute, and beside it
+// further sockets and a side channel on all of them to try ways with.
 //
 // It is not a router and looks into no packet: cryptokey routing by AllowedIPs is all it decides. It is the only importer of
 // wireguard-go's device package, so that the rest of the tree does not depend on it or on its text protocol.
