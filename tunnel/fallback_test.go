@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -192,20 +193,21 @@ func TestHolePunchingBesideTheRelay(t *testing.T) {
 }
 
 func TestTwoLossyWaysConnect(t *testing.T) {
-	var sum time.Duration
+	var all []time.Duration
 	const runs = 20
 	for range runs {
 		took := timeToMeet(t, relayOpts{endpointOfA: addressA, endpointOfB: addressB, udp: 30 * ms, relay: 50 * ms}, 0, func(w *relayWorld) {
 			w.net.setLoss(func(netip.AddrPort, netip.AddrPort, []byte) bool { return rand.Float64() < 0.3 })
 		})
-		if took < 0 {
-			t.Error("not connected within half a minute at 30 % loss by UDP")
-			took = 30 * time.Second
+		if took < 0 { // within half a minute
+			took = time.Hour
 		}
-		sum += took
+		all = append(all, took)
 	}
-	if mean := sum / runs; mean > 3*time.Second {
-		t.Errorf("mean time to connect %v", mean)
+	slices.Sort(all)
+	// Chance has one run in a thousand lose all it sends for half a minute: the slowest run says nothing.
+	if all[runs/2] > 2*time.Second || all[runs-2] > 20*time.Second {
+		t.Errorf("times to connect at 30 %% loss by UDP: %v", all)
 	}
 }
 
