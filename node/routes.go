@@ -85,7 +85,7 @@ func wayOf(r path.Route) tunnel.Way { return tunnel.Way{Socket: r.Socket, Remote
 // Traffic implements agent.Transport.
 func (r *routes) Traffic(peer wgkey.Public) (agent.Traffic, bool) {
 	t, ok := r.Tunnel.Traffic(peer)
-	return agent.Traffic{Tx: t.Tx, RxRoute: t.RxWay, RxRelay: t.RxRelay, Roamed: t.Roamed, LastHandshake: t.LastHandshake}, ok
+	return agent.Traffic{Tx: t.Tx, RxRoute: t.RxWay, RxRelay: t.RxRelay, Roamed: t.Roamed, LastHandshake: t.LastHandshake, Failing: t.Failing}, ok
 }
 
 // SendFrom implements agent.Transport.

@@ -95,7 +95,7 @@ func (t *traversal) apply(c *config.Config) {
 func (t *traversal) start(c config.Traversal) *agent.Agent {
 	a, err := agent.New(agent.Config{
 		Key: t.n.id.key, Transport: t.transport, Relay: t.n.relays, Gather: t.n.outer.gather, Echo: t.echo, Filter: t.filter.Load,
-		HardNAT: c.HardNAT, LowPorts: true, Logger: t.n.log,
+		HardNAT: c.HardNAT, LowPorts: true, MTU: t.n.id.mtu, Logger: t.n.log,
 	})
 	if err != nil { // of a configuration that is checked elsewhere
 		t.n.log.Error("no direct paths are sought", "err", err)

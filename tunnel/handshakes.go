@@ -12,6 +12,9 @@ import (
 // failAfter is for how long initiations stay unanswered before the peer's endpoint is taken to be wrong.
 const failAfter = 10 * time.Second
 
+// answerWithin is for how long a working path may leave initiations unanswered: wireguard-go makes another one by then.
+const answerWithin = 5 * time.Second
+
 // confirmWithin is for how long a response of ours waits for the first transport message.
 const confirmWithin = 5 * time.Second
 
@@ -296,6 +299,14 @@ func (h *handshakes) completed(p *peerHandshake, relayed bool) {
 	if p.relayed++; !relayed {
 		p.relayed = 0
 	}
+}
+
+// isFailing reports whether initiations to a peer have been unanswered for 5 s, and it is still being tried.
+func (h *handshakes) isFailing(key wgkey.Public, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.peers[key]
+	return p != nil && p.waiting && now.Sub(p.tryingFrom) >= answerWithin && now.Sub(p.own.sent) < failAfter
 }
 
 // isRelayed reports whether the last handshake with a peer was completed by the relay.

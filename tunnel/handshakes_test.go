@@ -183,6 +183,26 @@ func TestFailingAfterTenSeconds(t *testing.T) {
 	}
 }
 
+func TestFailingIsSeenBetweenAttempts(t *testing.T) {
+	h, _, peer := newTestHandshakes(t)
+	expect := func(ms int, want bool) {
+		t.Helper()
+		if got := h.isFailing(peer, at(ms)); got != want {
+			t.Errorf("at %d ms: failing %v", ms, got)
+		}
+	}
+	expect(0, false)
+	h.sentInitiation(message(typeInitiation, 1, 0, peer), "x", at(0))
+	expect(4999, false)
+	expect(5000, true)
+	h.sentInitiation(message(typeInitiation, 2, 0, peer), "x", at(5100))
+	expect(5200, true)
+	expect(20_000, false) // wireguard-go has given up
+	h.gotAnswer(message(typeResponse, 9, 2, peer), "x", at(20_100))
+	h.sentInitiation(message(typeInitiation, 3, 0, peer), "x", at(20_200))
+	expect(20_300, false)
+}
+
 func TestStatsTellTheRTT(t *testing.T) {
 	inWorld(t, peerHome, 25, func(t *testing.T, w *world) {
 		w.start(t)

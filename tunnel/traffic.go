@@ -20,6 +20,8 @@ type Traffic struct {
 	// address that the route does not accept. It is invalid otherwise. It may be a second old, as may LastHandshake.
 	Roamed        netip.AddrPort
 	LastHandshake time.Time // zero if there was none
+
+	Failing bool // initiations have brought no answer for 5 s
 }
 
 // Traffic tells how much goes to and comes from a peer. It is cheap and may be called often. It is false for a key that is no
@@ -30,6 +32,7 @@ func (t *Tunnel) Traffic(peer wgkey.Public) (Traffic, bool) {
 		return Traffic{}, false
 	}
 	now := Traffic{Tx: e.traffic.tx.Load(), RxWay: e.traffic.rxWay.Load(), RxRelay: e.traffic.rxRelay.Load()}
+	now.Failing = t.shakes.isFailing(peer, time.Now())
 	s := t.recent.of(peer, t.snapshot)
 	now.LastHandshake = s.LastHandshake
 	if e.route.Load() != nil && !s.Relayed && !t.wire.link.accepts(peer, s.Endpoint) {

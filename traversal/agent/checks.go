@@ -2,7 +2,6 @@ package agent
 
 import (
 	"errors"
-	"slices"
 	"syscall"
 	"time"
 
@@ -26,7 +25,7 @@ func (e *engine) queueCheck(p *peer, c path.Check, urgent bool, now time.Time) {
 	}
 	k := idle
 	switch {
-	case slices.Contains(p.accept, c.Route):
+	case p.state.Phase == path.Direct && c.Route == p.use && c.Size == 0:
 		k = proven
 	case p.active(now):
 		k = active
@@ -61,7 +60,7 @@ func (e *engine) sendRequest(p *peer, c path.Check) {
 		switch {
 		case c.Size > 0 && errors.Is(err, syscall.EMSGSIZE): // the host knows that the way is too narrow
 		case !transient(err):
-			e.soon(func(now time.Time) { e.ended(p, path.Unsent{Route: c.Route, Err: err}, now) })
+			e.soon(func(now time.Time) { e.step(p, path.Unsent{Route: c.Route, Err: err}, now) })
 		}
 		return
 	}

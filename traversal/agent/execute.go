@@ -61,7 +61,6 @@ func (e *engine) route(p *peer, mode path.Mode, use path.Route, accept []path.Ro
 		e.measure(p, r, now)
 	}
 	e.forgetFits(p)
-	e.closeUnused(now)
 }
 
 // report logs a change of state that somebody may want to know.
@@ -88,7 +87,7 @@ func (e *engine) echo(p *peer) {
 		p.echo = nil
 	}
 	if e.echoes == maxEchoes {
-		e.soon(func(now time.Time) { e.ended(p, path.Echoed{}, now) })
+		e.soon(func(now time.Time) { e.step(p, path.Echoed{}, now) })
 		return
 	}
 	ctx, cancel := context.WithTimeout(e.ctx, echoTime)
@@ -104,16 +103,9 @@ func (e *engine) echo(p *peer) {
 				return
 			}
 			p.echo = nil
-			e.ended(p, path.Echoed{OK: err == nil, RTT: rtt}, now)
+			e.step(p, path.Echoed{OK: err == nil, RTT: rtt}, now)
 		})
 	})
-}
-
-// ended gives the result of work in the background to the machine, if the peer is still one.
-func (e *engine) ended(p *peer, ev path.Event, now time.Time) {
-	if e.numbers[p.number] == p {
-		e.step(p, ev, now)
-	}
 }
 
 // tell brings an outcome to the engine from another goroutine.

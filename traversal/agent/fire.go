@@ -28,6 +28,7 @@ func (e *engine) fireAt(m *exchange.Message, at, now time.Time) {
 func (e *engine) fire(at, now time.Time) {
 	b := e.punch
 	b.stage, b.start = firing, at
+	b.peer.punched.last[b.technique] = now
 	b.sequence = b.plan.Shots(b.theirs, len(b.sockets), uint64(b.peer.session))
 	b.until = at.Add(b.sequence.Lasts)
 	b.shot, b.loaded = b.sequence.Next()
@@ -98,9 +99,11 @@ func (e *engine) tickPunch(now time.Time) {
 	for e.punch == nil && len(e.queued) > 0 {
 		q := e.queued[0]
 		e.queued = e.queued[1:]
-		if p := e.peers[q.peer]; p != nil && now.Before(q.until) {
+		switch p := e.peers[q.peer]; {
+		case p == nil || p.state.Phase != path.Punching: // the machine has found another way
+		case now.Before(q.until):
 			e.startPunch(p, q.punch, now)
-		} else if p != nil {
+		default:
 			e.declinePunch(p, q.punch, "other attempts took too long")
 		}
 	}
@@ -154,6 +157,7 @@ func (e *engine) finishPunch(found bool, why string, now time.Time) {
 		b.cancel()
 	}
 	p := b.peer
+	p.declined = true
 	p.punched.PunchStatus = PunchStatus{
 		Technique: b.technique.String(), At: now, Lead: b.lead, Found: found, Packets: b.packets, Sockets: len(b.sockets), Err: why,
 	}
@@ -173,7 +177,7 @@ func (e *engine) finishPunch(found bool, why string, now time.Time) {
 	if !found && b.stage != firing && (why != gaveUp || b.lead) {
 		e.sayOver(b, now)
 	}
-	e.ended(p, path.PunchDone{Technique: b.technique, Found: found, Err: why}, now)
+	e.step(p, path.PunchDone{Technique: b.technique, Found: found, Err: why}, now)
 }
 
 // gaveUp is why a follower ends what the leader has ended.
@@ -195,78 +199,4 @@ func (e *engine) abandonPunch(p *peer, now time.Time) {
 		delete(e.numbers, p.number) // nothing more to the machine
 		e.finishPunch(false, "", now)
 	}
-}
-
-// closeUnused closes helper sockets that no route uses, and that have been kept long enough.
-func (e *engine) closeUnused(now time.Time) {
-	if len(e.lingers) == 0 {
-		return
-	}
-	used := e.usedSockets()
-	for id, until := range e.lingers {
-		switch _, used := used[id]; {
-		case used:
-			delete(e.lingers, id)
-		case !now.Before(until):
-			delete(e.lingers, id)
-			e.closeSocket(id)
-		}
-	}
-}
-
-func (e *engine) closeSocket(id uint32) {
-	delete(e.sockets, id)
-	e.cfg.Transport.CloseSocket(id)
-	e.count(SocketsClosed)
-}
-
-// usedSockets are the helper sockets of routes, and of the attempt that runs.
-func (e *engine) usedSockets() map[uint32]struct{} {
-	used := map[uint32]struct{}{}
-	for _, p := range e.list {
-		for _, r := range p.accept {
-			used[r.Socket] = struct{}{}
-		}
-		if p.mode != path.ModeRelay {
-			used[p.use.Socket] = struct{}{}
-		}
-	}
-	if e.punch != nil {
-		for _, s := range e.punch.sockets {
-			used[s.id] = struct{}{}
-		}
-	}
-	return used
-}
-
-// release has helper sockets of routes that have ceased to be closed, unless they come back meanwhile.
-func (e *engine) release(was []path.Route, now time.Time) {
-	for _, r := range was {
-		if _, open := e.sockets[r.Socket]; open {
-			if _, lingers := e.lingers[r.Socket]; !lingers {
-				e.lingers[r.Socket] = now.Add(idleSocket)
-			}
-		}
-	}
-}
-
-// idleSocket is how long a socket is kept whose routes have failed: they may come back, with the NAT's mapping.
-const idleSocket = time.Minute
-
-// lingerDue is when the first socket is to be closed; zero: none is.
-func (e *engine) lingerDue() (at time.Time) {
-	for _, until := range e.lingers {
-		if at.IsZero() || until.Before(at) {
-			at = until
-		}
-	}
-	return at
-}
-
-// endSockets closes all helper sockets.
-func (e *engine) endSockets() {
-	for id := range e.sockets {
-		e.closeSocket(id)
-	}
-	clear(e.lingers)
 }

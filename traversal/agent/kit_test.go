@@ -19,6 +19,7 @@ import (
 
 	"culvert.dev/culvert/internal/testnet"
 	"culvert.dev/culvert/internal/wgkey"
+	"culvert.dev/culvert/traversal/check"
 	"culvert.dev/culvert/traversal/exchange"
 	"culvert.dev/culvert/traversal/gather"
 	"culvert.dev/culvert/traversal/path"
@@ -122,6 +123,7 @@ type relay struct {
 	mu     sync.Mutex // guards the following
 	nodes  map[wgkey.Public]*node
 	cut    bool
+	of     *node       // whose messages are counted; nil: all
 	sealed []time.Time // when sealed messages were sent
 }
 
@@ -134,7 +136,7 @@ func (r *relay) send(from *node, to wgkey.Public, packets [][]byte) error {
 	}
 	for _, p := range packets {
 		p := bytes.Clone(p)
-		if exchange.Is(p) {
+		if exchange.Is(p) && (r.of == nil || r.of == from) {
 			r.sealed = append(r.sealed, time.Now())
 		}
 		time.AfterFunc(r.latency, func() { n.fromRelay(p, from.public) })
@@ -173,6 +175,7 @@ type node struct {
 	pongs    map[uint64]chan struct{}
 	nonce    uint64
 	deaf     bool        // WireGuard's datagrams do not get through on direct paths
+	mute     bool        // nor are any sent there
 	noLow    bool        // ports below 1024 may not be bound
 	requests []time.Time // when checks were sent
 	modes    []string    // of the first peer, as they changed
@@ -327,12 +330,12 @@ func (n *node) data(to wgkey.Public, kind byte, nonce uint64) {
 	n.mu.Lock()
 	t := n.peer(to)
 	t.traffic.Tx++
-	mode, use := t.mode, t.use
+	mode, use, mute := t.mode, t.use, n.mute
 	n.mu.Unlock()
 	if mode != path.ModeRoute {
 		n.w.relay.send(n, to, [][]byte{msg})
 	}
-	if mode != path.ModeRelay {
+	if mode != path.ModeRelay && !mute {
 		n.SendFrom(use.Socket, msg, use.WG, 0)
 	}
 }
@@ -465,7 +468,7 @@ func (n *node) CloseSocket(id uint32) {
 func (n *node) SendFrom(socket uint32, msg []byte, to netip.AddrPort, ttl uint8) error {
 	n.mu.Lock()
 	s := n.socks[socket]
-	if len(msg) >= 96 && stun.Is(msg) && msg[0] == 0 {
+	if m, ok := check.Parse(msg); ok && m.Kind == check.KindRequest {
 		n.requests = append(n.requests, time.Now())
 	}
 	n.mu.Unlock()
@@ -505,7 +508,11 @@ func direct(a, b *node) bool {
 // wait waits until something holds, looking every few milliseconds of virtual time. It returns how long that took; false if it did
 // not come true.
 func wait(limit time.Duration, holds func() bool) (time.Duration, bool) {
-	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+	return waitEvery(5*time.Millisecond, limit, holds)
+}
+
+func waitEvery(every, limit time.Duration, holds func() bool) (time.Duration, bool) {
+	for began := time.Now(); ; time.Sleep(every) {
 		if holds() {
 			return time.Since(began), true
 		}

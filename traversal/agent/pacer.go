@@ -8,9 +8,10 @@ import (
 )
 
 const (
-	staleAfter = 2 * time.Second // a check that has waited so long is not sent: its reason is gone
-	idleShare  = 4               // every so many-th check is of a peer without traffic, if one waits
-	overdraft  = 3               // times Rate that checks of paths in use may have beyond it
+	staleAfter = 2 * time.Second        // a check that has waited so long is not sent: its reason is gone
+	lateAfter  = 500 * time.Millisecond // a check of a path in use that has waited so long may exceed the rate
+	idleShare  = 4                      // every so many-th check is of a peer without traffic, if one waits
+	overdraft  = 3                      // times Rate that checks of paths in use may have beyond it
 )
 
 // queued is a check that waits for its turn.
@@ -23,15 +24,15 @@ type queued struct {
 type class uint8
 
 const (
-	proven  class = iota // of paths that were accepted: if these are late, a good path looks dead
+	proven  class = iota // of paths in use: if these are late, a good path looks dead
 	active               // of peers with traffic
 	idle                 // of others
 	classes = 3
 )
 
 // pacer decides which check goes when. No more than rate go in a second, whatever peers and pairs there are. Peers of one class
-// have turns; proven paths go first, and peers with traffic before those without, which get a share nevertheless. Only when checks
-// of proven paths alone exceed the rate, as they can with a hundred busy peers, do they draw on a bucket of their own.
+// have turns; paths in use go first, and peers with traffic before those without, which get a share nevertheless. Only when checks
+// of paths in use alone exceed the rate, as they can with a hundred busy peers, do they draw on a bucket of their own.
 type pacer struct {
 	rate   int
 	shared bucket
@@ -91,7 +92,7 @@ func (p *pacer) next(now time.Time, stale func()) (q *peer, c path.Check, ok boo
 			stale()
 			continue
 		}
-		if !p.shared.take(now) && !(p.crowded() && p.extra.take(now)) {
+		if !p.shared.take(now) && !(p.late(k, x, now) && p.extra.take(now)) {
 			return nil, c, false
 		}
 		p.take(k)
@@ -114,8 +115,13 @@ func (p *pacer) choose() class {
 	return classes
 }
 
-// crowded reports whether checks of proven paths wait for longer than a tenth of a second.
-func (p *pacer) crowded() bool { return p.waits[proven] > max(p.rate/10, 1) }
+// late reports whether a check of a path in use has waited for so long that it may be sent beyond the rate, and many others with it.
+func (p *pacer) late(k class, x queued, now time.Time) bool {
+	return k == proven && p.crowded() && now.Sub(x.since) >= lateAfter
+}
+
+// crowded reports whether checks of paths in use alone would take half a second.
+func (p *pacer) crowded() bool { return p.waits[proven] > p.rate/2 }
 
 func (p *pacer) peek(k class) (*peer, queued) {
 	q := p.rings[k][0]
@@ -140,8 +146,13 @@ func (p *pacer) due() time.Time {
 	}
 	at := p.shared.next()
 	if p.crowded() {
-		if x := p.extra.next(); x.Before(at) {
-			at = x
+		_, x := p.peek(proven)
+		beyond := x.since.Add(lateAfter)
+		if free := p.extra.next(); free.After(beyond) {
+			beyond = free
+		}
+		if beyond.Before(at) {
+			at = beyond
 		}
 	}
 	return at

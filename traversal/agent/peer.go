@@ -56,7 +56,7 @@ type peer struct {
 	fits     map[path.Route]*fit
 	echo     *echo // on the way; nil: none
 	punched  punchedAt
-	declined bool // the last attempt that the machine, or the peer, asked for
+	declined bool // the last attempt that the machine, or the peer, asked for, or it is over
 
 	public *published
 	dirty  bool // what is published is out of date

@@ -21,6 +21,7 @@ func (e *engine) setPeers(r *roster, now time.Time) {
 		p := e.peers[x.Key]
 		if p != nil {
 			p.Name = x.Name
+			e.mark(p)
 			if p.Keepalive == x.Keepalive {
 				continue
 			}

@@ -12,6 +12,7 @@ import (
 
 const (
 	punchEvery   = 10 * time.Minute // of one technique with one peer on one network
+	punchAgain   = time.Minute      // of one that came to nothing before packets were sent
 	punchLeeway  = 30 * time.Second // of the follower, whose clock is another one
 	readyTime    = 10 * time.Second // for the other side to prepare
 	readyEvery   = 2 * time.Second  // it is asked again
@@ -45,7 +46,6 @@ type punching struct {
 	stage     stage
 	until     time.Time // the stage fails then
 	again     time.Time // the peer is asked once more
-	waited    bool      // the peer was asked already, or has asked
 
 	plan    punch.Plan
 	sockets []helper
@@ -60,7 +60,6 @@ type punching struct {
 	hold     time.Time // no shot before
 	holds    int
 	packets  int
-	began    time.Time
 }
 
 // helper is a socket that takes part.
@@ -69,7 +68,7 @@ type helper struct {
 	seen punch.Seen
 }
 
-// punchedAt is when what was tried with a peer on this network.
+// punchedAt is what was tried last with a peer on this network, and since when there are packets of each technique.
 type punchedAt struct {
 	PunchStatus
 	last [punch.NumTechniques]time.Time
@@ -102,7 +101,7 @@ func (e *engine) startPunch(p *peer, x path.Punch, now time.Time) {
 	own := e.cfg.Gather.Local().Hints4
 	peers := p.machine.State().Peer4
 	b := &punching{
-		peer: p, technique: x.Technique, lead: x.Lead, began: now, until: now.Add(readyTime),
+		peer: p, technique: x.Technique, lead: x.Lead, until: now.Add(readyTime),
 		plan: punch.Prepare(x.Technique, own, peers, x.Lead),
 	}
 	if b.plan.Sockets == 0 {
@@ -110,7 +109,7 @@ func (e *engine) startPunch(p *peer, x path.Punch, now time.Time) {
 		return
 	}
 	e.punch = b
-	p.punched.last[x.Technique] = now
+	p.punched.last[x.Technique] = now.Add(punchAgain - punchEvery) // as if the rest were over already, until there are packets
 	p.punched.PunchStatus = PunchStatus{Technique: x.Technique.String(), Lead: x.Lead}
 	e.mark(p)
 	if !x.Lead {
@@ -136,7 +135,7 @@ func (e *engine) mayPunch(p *peer, x path.Punch, now time.Time) string {
 	case p.theirs == 0:
 		return "the peer has not been heard"
 	case !p.punched.last[x.Technique].IsZero() && now.Sub(p.punched.last[x.Technique]) < every:
-		return "it was tried less than ten minutes ago"
+		return "it was tried a short time ago"
 	}
 	return ""
 }
@@ -150,7 +149,7 @@ func (e *engine) declinePunch(p *peer, x path.Punch, why string) {
 		if !x.Lead {
 			e.sayStart(p, x.Technique, nil, 0, now)
 		}
-		e.ended(p, path.PunchDone{Technique: x.Technique, Err: why}, now)
+		e.step(p, path.PunchDone{Technique: x.Technique, Err: why}, now)
 	})
 }
 

@@ -236,8 +236,12 @@ func offset(now, start time.Time) time.Duration {
 	return now.Round(0).Sub(start.Round(0)) - now.Sub(start)
 }
 
-// step gives an event to a peer's machine and executes what it says.
+// step gives an event to a peer's machine and executes what it says. It is not for use while actions of the same machine are being
+// executed; see soon.
 func (e *engine) step(p *peer, ev path.Event, now time.Time) {
+	if e.numbers[p.number] != p {
+		return // it has left
+	}
 	actions := p.machine.Step(ev, now)
 	_, urgent := ev.(path.Asked)
 	e.execute(p, actions, urgent, now)

@@ -36,6 +36,8 @@ func (e *engine) admit(now time.Time) {
 			if e.holdsSeat(p, now) {
 				taken++
 			}
+		case p.looking(): // the peer has proposed a path
+			taken++
 		case p.state.PeerSession != 0:
 			want = append(want, p)
 		}
