@@ -113,7 +113,11 @@ func (a *attached) endpoint(t testing.TB, peer wgkey.Public) string {
 	return ""
 }
 
-func (a *attached) isDirect(t testing.TB) bool { return a.status(t).Peers[0].Path.Kind == "direct" }
+// isDirect reports whether the peer is reached directly, and that is no trial any more.
+func (a *attached) isDirect(t testing.TB) bool {
+	p := a.status(t).Peers[0]
+	return p.Path.Kind == "direct" && p.Traversal.Phase == "direct"
+}
 
 // losses sends echo requests for a while and returns how many had no answer.
 func losses(t *testing.T, from *lab.Node, to string, count int) int {
@@ -131,11 +135,10 @@ func TestAttachBothEnds(t *testing.T) {
 	conf := clientLines(t, relay, "Relay", "STUN", "WGSTUN")
 	began := time.Now()
 	a := w.attach(t, w.a, w.aKey, meshA, w.bKey.Public(), meshB, conf)
-	b := w.attach(t, w.b, w.bKey, meshB, w.aKey.Public(), meshA, conf)
-
-	if e := a.endpoint(t, w.bKey.Public()); !strings.HasPrefix(e, "127.0.0.1:") {
+	if e := a.endpoint(t, w.bKey.Public()); !strings.HasPrefix(e, "127.") {
 		t.Errorf("at first the endpoint is %s, want a port for the relay", e)
 	}
+	b := w.attach(t, w.b, w.bKey, meshB, w.aKey.Public(), meshA, conf)
 	lab.WaitFor(t, 20*time.Second, "an echo", func() bool { return echoes(w.a, meshB) })
 	t.Logf("first echo after %v", time.Since(began).Round(time.Millisecond))
 	stop := pingingFrom(t, w.a, meshB)
@@ -144,9 +147,6 @@ func TestAttachBothEnds(t *testing.T) {
 	longest, lost := stop()
 	s := a.status(t)
 	t.Logf("direct after %v (of the machine %.0f ms); longest gap %v, %d echoes lost", direct.Round(time.Millisecond), s.Peers[0].Traversal.DirectAfter, longest, lost)
-	if s.Peers[0].RelayRx == 0 {
-		t.Error("nothing has come by relay: the path was direct from the start")
-	}
 	for _, o := range s.Outer {
 		if !strings.HasPrefix(o.Endpoint, "198.18.1.2:") {
 			t.Errorf("%s sees %q (%s), want the router's address", o.Source, o.Endpoint, o.Err)
@@ -229,30 +229,53 @@ func pingingFrom(t *testing.T, from *lab.Node, to string) (stop func() (longest 
 	}
 }
 
-// TestAttachFallsBack cuts the direct path under traffic, and lets it come back.
+// TestAttachFallsBack begins where no UDP passes, lets a direct path come, cuts it under traffic, and lets it come back.
 func TestAttachFallsBack(t *testing.T) {
 	t.Parallel()
-	lab.Need(t, "wg", "ping", "nft")
+	lab.Need(t, "wg", "ping", "nft", "iperf3")
 	productOnly(t, "attach is the product's")
 	w := newRelayWorld(t)
 	relay := w.v1.StartRelay(t, w.relayConf(relay1, attachRelay))
 	conf := clientLines(t, relay, "Relay", "STUN", "WGSTUN")
+	unblock := func() {
+		for _, r := range []*lab.Node{w.ra, w.rb} {
+			r.Nft("delete table inet noudp")
+		}
+	}
+	w.blockUDP()
 	a := w.attach(t, w.a, w.aKey, meshA, w.bKey.Public(), meshB, conf)
 	b := w.attach(t, w.b, w.bKey, meshB, w.aKey.Public(), meshA, conf)
-	lab.WaitFor(t, 20*time.Second, "an echo", func() bool { return echoes(w.a, meshB) })
+	lab.WaitFor(t, 20*time.Second, "an echo by relay", func() bool { return echoes(w.a, meshB) })
+	for _, x := range []*attached{a, b} {
+		lab.WaitFor(t, 5*time.Second, "status to say so", func() bool {
+			p := x.status(t).Peers[0]
+			return p.Path.Kind == "relay" && p.RelayRx > 0
+		})
+	}
+	iperfServer(t, w.b, 5201)
+	t.Logf("by relay %.0f Mbit/s", iperf(t, w.a, meshB, 5201, 2))
 	stop := pingingFrom(t, w.a, meshB)
-	lab.WaitFor(t, 30*time.Second, "both ends to be direct", func() bool { return a.isDirect(t) && b.isDirect(t) })
-	w.blockUDP()
-	lab.WaitFor(t, 20*time.Second, "both ends to be relayed", func() bool { return !a.isDirect(t) && !b.isDirect(t) })
-	w.a.Run(t, "ping", "-n", "-c", "20", "-i", "0.05", "-W", "1", meshB)
+	unblock()
+	lab.WaitFor(t, 90*time.Second, "both ends to be direct", func() bool { return a.isDirect(t) && b.isDirect(t) })
 	longest, lost := stop()
+	t.Logf("from relayed to direct: longest gap %v, %d echoes lost", longest, lost)
+	t.Logf("directly %.0f Mbit/s", iperf(t, w.a, meshB, 5201, 2))
+	// A path that was good for half a minute is tried again as soon as it answers.
+	if n := losses(t, w.a, meshB, 640); n > 0 {
+		t.Errorf("%d of 640 echoes by the direct path are lost", n)
+	}
+	stop = pingingFrom(t, w.a, meshB)
+	w.blockUDP()
+	lab.WaitFor(t, 20*time.Second, "both ends to be relayed", func() bool {
+		return a.status(t).Peers[0].Path.Kind == "relay" && b.status(t).Peers[0].Path.Kind == "relay"
+	})
+	w.a.Run(t, "ping", "-n", "-c", "20", "-i", "0.05", "-W", "1", meshB)
+	longest, lost = stop()
 	t.Logf("cut: longest gap %v, %d echoes lost", longest, lost)
 	if longest > 5*time.Second {
 		t.Errorf("no echo for %v", longest)
 	}
-	for _, r := range []*lab.Node{w.ra, w.rb} {
-		r.Nft("delete table inet noudp")
-	}
+	unblock()
 	stop = pingingFrom(t, w.a, meshB)
 	lab.WaitFor(t, 90*time.Second, "both ends to be direct again", func() bool { return a.isDirect(t) && b.isDirect(t) })
 	longest, lost = stop()
@@ -327,7 +350,7 @@ func TestAttachRestores(t *testing.T) {
 		w.b.Run(t, "wg", "set", b.wg.Dev, "peer", w.aKey.Public().String(), "endpoint", before)
 		b.start(t)
 		lab.WaitFor(t, 20*time.Second, "an echo by relay", func() bool { return echoes(w.a, meshB) })
-		if e := b.endpoint(t, w.aKey.Public()); !strings.HasPrefix(e, "127.0.0.1:") {
+		if e := b.endpoint(t, w.aKey.Public()); !strings.HasPrefix(e, "127.") {
 			t.Errorf("by relay, the endpoint is %s", e)
 		}
 		if err := b.Signal(syscall.SIGTERM); err != nil {
@@ -344,6 +367,40 @@ func TestAttachRestores(t *testing.T) {
 			t.Errorf("peers: %v, want the one that was there", peers)
 		}
 	})
+}
+
+// TestAttachWithDefaultRoute has all of a host's traffic go into the tunnel, as wg-quick does it, but for what bears the device's mark:
+// relays and checks must not.
+func TestAttachWithDefaultRoute(t *testing.T) {
+	t.Parallel()
+	lab.Need(t, "wg", "ping", "ip")
+	productOnly(t, "attach is the product's")
+	w := newRelayWorld(t)
+	relay := w.v1.StartRelay(t, w.relayConf(relay1, attachRelay))
+	conf := clientLines(t, relay, "Relay", "STUN", "WGSTUN")
+	b := w.attach(t, w.b, w.bKey, meshB, w.aKey.Public(), meshA, conf)
+	a := &attached{node: w.a, tb: t, dir: t.TempDir()}
+	a.wg = w.a.StockDevice(t)
+	a.wg.Set(t, lab.Tunnel{Key: w.aKey, Peers: []lab.TunnelPeer{{Key: w.bKey.Public(), AllowedIPs: "0.0.0.0/0, ::/0"}}}.Conf())
+	w.a.Run(t, "wg", "set", a.wg.Dev, "fwmark", "51820")
+	w.a.Addr(a.wg.Dev, meshA+"/24")
+	w.a.IP("link", "set", "dev", a.wg.Dev, "mtu", "1420", "up")
+	w.a.IP("route", "add", "default", "dev", a.wg.Dev, "table", "51820")
+	w.a.IP("rule", "add", "not", "fwmark", "51820", "table", "51820")
+	w.a.IP("rule", "add", "table", "main", "suppress_prefixlength", "0")
+	a.conf = filepath.Join(a.dir, "attach.conf")
+	if err := os.WriteFile(a.conf, []byte(conf+"[Traversal]\nPortMapping = no\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.start(t)
+	lab.WaitFor(t, 20*time.Second, "an echo", func() bool { return echoes(w.a, meshB) })
+	stop := pingingFrom(t, w.a, meshB)
+	lab.WaitFor(t, 40*time.Second, "both ends to be direct", func() bool { return a.isDirect(t) && b.isDirect(t) })
+	stop()
+	relay.Crash()
+	if n := losses(t, w.a, meshB, 60); n > 0 {
+		t.Errorf("with all relays cut %d of 60 echoes are lost", n)
+	}
 }
 
 // TestAttachSaysWhatIsMissing has the host lack the address and the route that the WG-STUN server needs.

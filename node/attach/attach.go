@@ -5,7 +5,7 @@
 // mapping in the NAT a WG-STUN server tells: what works for one port works for the other where the NAT maps ports independently of
 // destinations. Where it does not, the peer stays relayed: the techniques for hard NATs need WireGuard's own socket.
 //
-//	WireGuard ── 127.0.0.1:port, one for each peer ── Attachment ── relays         by relay
+//	WireGuard ── loopback port, one for each peer ── Attachment ─── relays         by relay
 //	WireGuard ──────────────────────────────────────────────────────── peer        directly
 //	                                   Attachment: socket for checks ── peer's
 //
@@ -34,6 +34,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"culvert.dev/culvert/internal/config"
@@ -42,7 +43,6 @@ import (
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/internal/wguapi"
 	"culvert.dev/culvert/traversal/agent"
-	"culvert.dev/culvert/traversal/exchange"
 	"culvert.dev/culvert/traversal/gather"
 	"culvert.dev/culvert/traversal/portmap"
 	"culvert.dev/culvert/traversal/relay"
@@ -82,6 +82,7 @@ type Attachment struct {
 	control   *control.Server
 	monitor   *control.HTTPServer
 	paths     pathLog
+	ready     atomic.Bool   // everything above is there
 	news      chan struct{} // has room for one: the relays have changed
 
 	ctx    context.Context
@@ -181,8 +182,11 @@ func (a *Attachment) startTraversal(mark marker) (err error) {
 		Send:   func(socket uint32, msg []byte, to netip.AddrPort) error { return a.sockets.send(socket, msg, to, 0) },
 		Port:   a.sockets.port,
 		WGPort: func() uint16 { return uint16(a.ports.wireguard.Load()) },
-		Mesh:   a.mesh, Static: a.cfg.Traversal.Candidates, Listen: mark.listen, Logger: a.log,
+		Mesh:   a.mesh, Static: a.cfg.Traversal.Candidates, Logger: a.log,
 		Changed: func() { a.agent.Changed() },
+	}
+	if mark.mark != 0 {
+		gc.Listen = mark.listen
 	}
 	if a.cfg.Traversal.PortMapping {
 		gc.PortMap = &portmap.Config{Logger: a.log}
@@ -226,6 +230,7 @@ func (a *Attachment) listenControl() (err error) {
 
 // run starts everything that goes on until the attachment ends.
 func (a *Attachment) run() {
+	a.ready.Store(true)
 	a.wg.Go(func() { a.ports.run(a.ctx.Done()) })
 	a.mover.Go(func() { a.transport.run(a.ctx) })
 	a.wg.Go(a.watch)
@@ -298,7 +303,7 @@ func (a *Attachment) hostChanged(s hostnet.Snapshot) {
 
 // received takes a datagram from a socket for checks.
 func (a *Attachment) received(msg []byte, socket uint32, from netip.AddrPort) {
-	if a.ctx.Err() == nil && !a.gather.Handle(msg, socket, from) {
+	if a.ready.Load() && a.ctx.Err() == nil && !a.gather.Handle(msg, socket, from) {
 		a.agent.HandleSide(msg, socket, from)
 	}
 }
@@ -312,125 +317,5 @@ func (a *Attachment) isServer(key wgkey.Public) bool {
 	return a.cfg.WGSTUN != nil && key == a.cfg.WGSTUN.PublicKey
 }
 
-// mtu is that of the tunnel.
-func (a *Attachment) mtu() int {
-	i, err := net.InterfaceByName(a.cfg.Interface)
-	if err != nil {
-		return config.DefaultMTU // there may be a device without an interface of that name
-	}
-	return i.MTU
-}
-
-// ownAddrs are the addresses of the interface.
-func (a *Attachment) ownAddrs() (list []netip.Addr) {
-	for _, p := range a.ownPrefixes() {
-		list = append(list, p.Addr())
-	}
-	return list
-}
-
-func (a *Attachment) ownPrefixes() (list []netip.Prefix) {
-	i, err := net.InterfaceByName(a.cfg.Interface)
-	if err != nil {
-		return nil
-	}
-	addrs, err := i.Addrs()
-	if err != nil {
-		return nil
-	}
-	for _, x := range addrs {
-		if p, err := netip.ParsePrefix(x.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
-			list = append(list, netip.PrefixFrom(p.Addr().Unmap(), p.Bits()))
-		}
-	}
-	return list
-}
-
-// mesh is what is reached by the tunnel: nothing there is a way to a peer.
-func (a *Attachment) mesh() (list []netip.Prefix) {
-	for _, p := range a.ownPrefixes() {
-		list = append(list, p.Masked())
-	}
-	d, _, _ := a.transport.state()
-	for _, p := range d.Peers {
-		for _, x := range p.AllowedIPs {
-			if x.Bits() > 0 {
-				list = append(list, x)
-			}
-		}
-	}
-	return list
-}
-
-// filter says which candidates of peers may be checked.
-func (a *Attachment) filter() *exchange.Filter {
-	a.mu.Lock()
-	host := a.host
-	a.mu.Unlock()
-	f := &exchange.Filter{Mesh: a.mesh(), LAN: host.OnLink}
-	for _, x := range host.Addrs {
-		f.Own = append(f.Own, netip.AddrPortFrom(x, a.sockets.port()), netip.AddrPortFrom(x, uint16(a.ports.wireguard.Load())))
-	}
-	return f
-}
-
 // PublicKey is the device's.
 func (a *Attachment) PublicKey() wgkey.Public { return a.key.Public() }
-
-// Done is closed when the attachment has ended.
-func (a *Attachment) Done() <-chan struct{} { return a.done }
-
-// Err is why it has ended by itself; nil if it was told to, or runs.
-func (a *Attachment) Err() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.fault
-}
-
-// Close lets go of the device: direct endpoints stay, others are put back to what they were. Peers are not told goodbye, since
-// WireGuard goes on and their direct paths with it. It may be called more than once and returns when nothing runs any more.
-func (a *Attachment) Close() error {
-	a.stop.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
-		defer cancel()
-		if a.control != nil {
-			limited, cancel := context.WithTimeout(ctx, controlTime)
-			a.control.Shutdown(limited)
-			cancel()
-		}
-		if a.monitor != nil {
-			a.monitor.Shutdown(ctx)
-		}
-		if a.transport != nil {
-			a.transport.freeze()
-		}
-		a.cancel()
-		a.mover.Wait()
-		a.leave(ctx)
-		if a.relays != nil {
-			a.relays.Close()
-		}
-		if a.ports != nil {
-			a.ports.closeAll()
-		}
-		if a.sockets != nil {
-			a.sockets.closeAll()
-		}
-		a.wg.Wait()
-		close(a.done)
-	})
-	<-a.done
-	return nil
-}
-
-// leave leaves the device in order.
-func (a *Attachment) leave(ctx context.Context) {
-	if a.transport != nil && !errors.Is(a.Err(), errRekeyed) {
-		a.transport.leave(ctx)
-	}
-	if a.service != nil {
-		if err := a.service.remove(ctx); err != nil {
-			a.log.Error("the device keeps a peer that it need not have", "err", err)
-		}
-	}
-}

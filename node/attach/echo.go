@@ -23,8 +23,8 @@ const (
 	maxEchoed = 4 // addresses of a peer that are tried at once
 	// echoTry is the time between two requests to an address. They are small, and one of them may be lost.
 	echoTry = 250 * time.Millisecond
-	// echoTime bounds an echo, besides its context.
-	echoTime = 900 * time.Millisecond
+	// mutePeer is how long a peer has to answer no echo until what else came from it counts. The agent begins anew soon after.
+	mutePeer = 400 * time.Millisecond
 )
 
 // errNoEcho is for a peer that has answered at none of its addresses.
@@ -34,8 +34,6 @@ var errNoEcho = errors.New("no answer inside the tunnel")
 // is none: WireGuard may have been moved back there. A peer that answers no echo, or has no address to ask, has proven itself if
 // WireGuard has received anything from it directly; the round trip is 0 then.
 func (a *Attachment) echo(ctx context.Context, peer wgkey.Public) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, echoTime)
-	defer cancel()
 	var before uint64
 	var at wguapi.Peer
 	ready := a.transport.await(ctx, peer, time.Time{}, func(l *link) bool {
@@ -45,20 +43,22 @@ func (a *Attachment) echo(ctx context.Context, peer wgkey.Public) (time.Duration
 	if !ready {
 		return 0, fmt.Errorf("echo to peer %s: its endpoint could not be set", peer.Short())
 	}
+	mute, cancel := context.WithTimeout(ctx, mutePeer)
+	defer cancel()
+	seen := func(*link) bool { return true }
 	fault := errNoEcho
-	for ctx.Err() == nil {
-		rtt, err := echoAny(ctx, a.cfg.Interface, echoAddrs(at, a.ownAddrs()))
+	for mute.Err() == nil {
+		rtt, err := echoAny(mute, a.cfg.Interface, echoAddrs(at, a.ownPrefixes()))
 		if err != nil {
 			fault = err
 			break
 		}
-		seen := func(*link) bool { return true }
 		if a.transport.await(ctx, peer, time.Now(), seen) && a.cameDirectly(peer, before) {
 			return rtt, nil
 		}
 	}
-	<-ctx.Done() // whoever cannot be asked has as much time as the others
-	if a.cameDirectly(peer, before) {
+	<-mute.Done() // whoever cannot be asked has as much time as the others
+	if a.transport.await(ctx, peer, time.Now(), seen) && a.cameDirectly(peer, before) {
 		return 0, nil
 	}
 	return 0, fmt.Errorf("echo to peer %s: %w", peer.Short(), fault)
@@ -102,32 +102,34 @@ func echoAny(ctx context.Context, device string, addrs []netip.Addr) (time.Durat
 	return first.rtt, first.err
 }
 
-// echoAddrs returns where a peer may answer: the addresses that are its own, then the first of each network behind it. Only those of a
-// family that this end has an address of.
-func echoAddrs(p wguapi.Peer, own []netip.Addr) (list []netip.Addr) {
+// echoAddrs returns where a peer may answer: the addresses that are its own, then the first of each network behind it; one that only
+// has a default route is most likely the first address of the network that this end's own address is in. own are the addresses of
+// this end with the lengths of their networks; a family that it lacks is left out.
+func echoAddrs(p wguapi.Peer, own []netip.Prefix) (list []netip.Addr) {
 	var networks []netip.Addr
 	for _, a := range p.AllowedIPs {
-		if !hasFamily(own, a.Addr().Is4()) {
-			continue
+		var mine []netip.Prefix
+		for _, o := range own {
+			if o.Addr().Is4() == a.Addr().Is4() {
+				mine = append(mine, o)
+			}
 		}
 		switch {
+		case len(mine) == 0:
 		case a.IsSingleIP():
 			list = append(list, a.Addr())
-		case a.Bits() > 0: // anybody may answer by a default route
+		case a.Bits() > 0:
 			networks = append(networks, a.Masked().Addr().Next())
+		default:
+			for _, o := range mine {
+				if first := o.Masked().Addr().Next(); !o.IsSingleIP() && first != o.Addr() {
+					networks = append(networks, first)
+				}
+			}
 		}
 	}
 	list = append(list, networks...)
 	return list[:min(len(list), maxEchoed)]
-}
-
-func hasFamily(list []netip.Addr, v4 bool) bool {
-	for _, a := range list {
-		if a.Is4() == v4 {
-			return true
-		}
-	}
-	return false
 }
 
 // echoTo sends echo requests to an address by an interface until there is a reply. Where the host lets nobody do that, a datagram

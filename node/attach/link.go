@@ -32,14 +32,13 @@ type link struct {
 	// As of the last look at the device.
 	at       wguapi.Peer
 	looked   time.Time
-	relayed  uint64 // of port.rxBytes
-	debt     uint64 // bytes that the relay has brought and WireGuard had not counted
-	set      bool   // the endpoint was set since
-	heard    time.Time
-	heardWG  time.Time      // directly
+	relayed  uint64         // of port.rxBytes
+	debt     uint64         // bytes that the relay has brought and WireGuard had not counted
+	set      bool           // the endpoint was set since
 	proven   netip.AddrPort // from where an authenticated datagram came directly, the last time
 	sent     time.Time
-	unheard  time.Time // of the first growth of sent after heard; zero: none
+	unheard  time.Time // of the first growth of what was sent, after the peer was heard; zero: none
+	silent   time.Time // of the first growth of what was sent directly, after the peer was heard directly; zero: none
 	reapplyN int       // in a row, for ever longer pauses
 	reapply  time.Time // not before
 
@@ -49,6 +48,8 @@ type link struct {
 const (
 	// deadTime is how long an endpoint that is none of ours may be sent to without an answer.
 	deadTime = 3 * time.Second
+	// doubtTime is how long a direct path may be silent and still be preferred to the relay by which the peer speaks.
+	doubtTime = time.Second
 	// sessionTime is REJECT_AFTER_TIME: WireGuard uses no session that is older.
 	sessionTime = 180 * time.Second
 	// rekeyTime is REKEY_AFTER_TIME and REKEY_TIMEOUT: who sends has a younger session, or a peer that does not answer.
@@ -90,6 +91,7 @@ func (l *link) observe(p wguapi.Peer, now time.Time) {
 	first := l.looked.IsZero()
 	was := l.at
 	l.at, l.looked = p, now
+	l.own = l.own && p.Keepalive == directKeepalive // another value is the operator's
 	relayed := l.port.rxBytes.Load()
 	byRelay := relayed - l.relayed
 	l.relayed = relayed
@@ -97,7 +99,7 @@ func (l *link) observe(p wguapi.Peer, now time.Time) {
 	l.set = false
 	if first {
 		l.proven = netip.AddrPort{}
-		l.heard, l.sent = now, now
+		l.sent = now
 		if l.isDirect(p.Endpoint) && now.Sub(p.LastHandshake) < sessionTime {
 			l.proven = p.Endpoint
 		}
@@ -112,7 +114,7 @@ func (l *link) observe(p wguapi.Peer, now time.Time) {
 	l.traffic.Failing = l.failing(now)
 	l.traffic.RxRelay = l.port.rxPackets.Load()
 	l.traffic.Roamed = netip.AddrPort{}
-	if l.proven.IsValid() && l.proven == p.Endpoint && l.proven.Addr() != loopback && (l.mode == path.ModeRelay || p.Endpoint != l.wg) {
+	if l.proven.IsValid() && l.proven == p.Endpoint && !l.proven.Addr().IsLoopback() && (l.mode == path.ModeRelay || p.Endpoint != l.wg) {
 		l.traffic.Roamed = p.Endpoint
 	}
 }
@@ -127,8 +129,11 @@ func (l *link) count(rx, tx, byRelay uint64, still bool, now time.Time) {
 			l.unheard = now
 		}
 	}
+	if tx > 0 && l.silent.IsZero() && l.isDirect(l.at.Endpoint) {
+		l.silent = now
+	}
 	if rx > 0 {
-		l.heard, l.unheard = now, time.Time{}
+		l.unheard = time.Time{}
 	}
 	more := uint64(0) // than the relay's
 	expected := byRelay + l.debt
@@ -142,10 +147,10 @@ func (l *link) count(rx, tx, byRelay uint64, still bool, now time.Time) {
 	case rx == 0:
 	case still && l.isDirect(l.at.Endpoint):
 		l.traffic.RxRoute += datagrams(max(more, 1))
-		l.heardWG, l.proven = now, l.at.Endpoint
+		l.silent, l.proven = time.Time{}, l.at.Endpoint
 	case more > 0:
 		l.traffic.RxRoute += datagrams(more)
-		l.heardWG = now
+		l.silent = time.Time{}
 	}
 }
 
@@ -184,6 +189,8 @@ func (l *link) target(now time.Time) (netip.AddrPort, bool) {
 		return e, false // it has roamed to where the peer is in truth
 	case now.Before(l.reapply):
 		return e, false
+	case !l.silent.IsZero() && now.Sub(l.silent) >= doubtTime:
+		return e, false // the direct path is silent, and the peer speaks by relay: it is answered there
 	}
 	return l.wg, true
 }
@@ -227,7 +234,7 @@ func (l *link) done(c wguapi.PeerChange, order uint, now time.Time) {
 	}
 	switch {
 	case l.pending:
-		l.pending, l.moved = false, now
+		l.pending, l.moved, l.silent = false, now, time.Time{}
 	case c.Endpoint.IsValid() && l.mode != path.ModeRelay:
 		l.reapply = now.Add(min(reapplyMin<<min(l.reapplyN, 10), reapplyMax))
 		l.reapplyN++

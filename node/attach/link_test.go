@@ -134,6 +134,25 @@ func TestRelayDoesNotPullBack(t *testing.T) {
 	}
 }
 
+// TestPeerThatHasGivenUpIsAnsweredByRelay has a direct path die, and the peer notice first.
+func TestPeerThatHasGivenUpIsAnsweredByRelay(t *testing.T) {
+	k := newLinkKit(netip.AddrPort{}, time.Second)
+	k.order(path.ModeRoute, direct)
+	k.look(0)
+	for range 5 {
+		k.peer.TxBytes += 100
+		k.look(250 * time.Millisecond)
+	}
+	k.byRelay(100)
+	k.peer.RxBytes += 100
+	k.peer.Endpoint = relayPort // by WireGuard
+	k.look(250 * time.Millisecond)
+	k.want(t, "the direct path was silent for more than a second", relayPort)
+	k.order(path.ModeRoute, elsewhere)
+	k.look(0)
+	k.want(t, "a new order", elsewhere)
+}
+
 func TestPeerMayRoamToWhereItIs(t *testing.T) {
 	k := newLinkKit(netip.AddrPort{}, time.Second)
 	k.order(path.ModeRoute, direct)
@@ -207,6 +226,20 @@ func TestKeepaliveWhileDirect(t *testing.T) {
 	k.order(path.ModeRelay, netip.AddrPort{})
 	k.look(time.Second)
 	if k.peer.Keepalive != 7*time.Second {
+		t.Errorf("the operator's became %v", k.peer.Keepalive)
+	}
+}
+
+// TestKeepaliveThatTheOperatorChanges is one that was ours, until somebody has set another.
+func TestKeepaliveThatTheOperatorChanges(t *testing.T) {
+	k := newLinkKit(netip.AddrPort{}, time.Second)
+	k.order(path.ModeRoute, direct)
+	k.look(0)
+	k.peer.Keepalive = 9 * time.Second
+	k.look(time.Second)
+	k.order(path.ModeRelay, netip.AddrPort{})
+	k.look(time.Second)
+	if k.peer.Keepalive != 9*time.Second {
 		t.Errorf("the operator's became %v", k.peer.Keepalive)
 	}
 }

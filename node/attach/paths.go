@@ -81,9 +81,9 @@ func (a *Attachment) observePaths() {
 		return // what was seen last says nothing about now
 	}
 	a.paths.keep(links)
-	now := time.Now()
+	now, relays := time.Now(), a.relays.Status()
 	for _, l := range links {
-		is, changed := a.paths.enter(l, a.relayOf(l.key), now)
+		is, changed := a.paths.enter(l, a.relayOf(l.key, relays), now)
 		switch {
 		case !changed:
 		case is.kind == pathNone:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -20,7 +21,7 @@ type relays interface {
 	Receive(done <-chan struct{}, bufs [][]byte, sizes []int, from []wgkey.Public) (n int, err error)
 }
 
-// ports are the relay as WireGuard sees it: for each peer a UDP port of 127.0.0.1, which WireGuard has as the peer's endpoint. What
+// ports are the relay as WireGuard sees it: for each peer a loopback UDP port, which WireGuard has as the peer's endpoint. What
 // comes to a port goes by relay to the peer; what the relay brings from a peer goes from its port to WireGuard's. One goroutine
 // reads the relay, one each port.
 type ports struct {
@@ -58,22 +59,30 @@ const (
 	portBuffer = 1 << 20
 )
 
-var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+var (
+	loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	// portAddr is where ports are, where the host has all of 127.0.0.0/8: an endpoint there is known to be one of these ports, and
+	// not a program of the operator's. The numbers are "WG" in ASCII.
+	portAddr = netip.AddrFrom4([4]byte{127, 'W', 'G', 1})
+)
 
 func newPorts(r relays, sealed func([]byte, wgkey.Public), delivered func(*port)) *ports {
 	return &ports{relays: r, sealed: sealed, delivered: delivered, peers: map[wgkey.Public]*port{}}
 }
 
-// open makes the port of a peer. mtu is the tunnel's. A peer whose endpoint is a port of 127.0.0.1 where nobody is has it from a run
-// that ended without putting it back: it gets that port again.
+// open makes the port of a peer. mtu is the tunnel's. A peer whose endpoint is such a port, from a run that has ended, gets that one
+// again.
 func (s *ports) open(key wgkey.Public, endpoint netip.AddrPort, mtu int) (*port, error) {
-	var conn *net.UDPConn
-	err := errNoSocket
-	if endpoint.Addr() == loopback {
-		conn, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(endpoint))
+	tries := []netip.AddrPort{netip.AddrPortFrom(portAddr, 0), netip.AddrPortFrom(loopback, 0)}
+	if endpoint.Addr() == portAddr {
+		tries = slices.Insert(tries, 0, endpoint)
 	}
-	if err != nil {
-		conn, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, 0)))
+	var conn *net.UDPConn
+	var err error
+	for _, at := range tries {
+		if conn, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at)); err == nil {
+			break
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open a port for the relay of peer %s: %w", key.Short(), err)
@@ -152,7 +161,7 @@ func (s *ports) readPort(p *port, length int) {
 
 // isWireGuard reports whether a datagram comes from WireGuard's own socket: other programs of the host must not speak for it.
 func (s *ports) isWireGuard(from netip.AddrPort) bool {
-	return from.Addr().Unmap() == loopback && uint32(from.Port()) == s.wireguard.Load()
+	return from.Addr().Unmap().IsLoopback() && uint32(from.Port()) == s.wireguard.Load()
 }
 
 // run takes what the relay brings, until done is closed or the relay is.

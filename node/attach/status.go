@@ -159,7 +159,8 @@ func (a *Attachment) Status() Status {
 	if fault != nil {
 		s.Fault = fault.Error()
 	}
-	for _, r := range a.relays.Status() {
+	relays := a.relays.Status()
+	for _, r := range relays {
 		s.Relays = append(s.Relays, RelayStatus{
 			URL: r.URL, State: r.State.String(), Connected: isConnected(r.State), Home: r.Home, RTT: millis(r.RTT), Since: r.Since, Err: r.Err,
 			Reconnects: uint64(r.Reconnects), RxBytes: r.BytesIn, TxBytes: r.BytesOut, Drops: r.Dropped,
@@ -177,15 +178,15 @@ func (a *Attachment) Status() Status {
 	}
 	for _, p := range d.Peers { // in the device's order
 		if l, ok := links[p.PublicKey]; ok {
-			s.Peers = append(s.Peers, a.peerStatus(l, now))
+			s.Peers = append(s.Peers, a.peerStatus(l, relays, now))
 		}
 	}
 	return s
 }
 
-func (a *Attachment) peerStatus(l linkState, now time.Time) PeerStatus {
+func (a *Attachment) peerStatus(l linkState, relays []relay.Status, now time.Time) PeerStatus {
 	ps, sought := a.agent.Peer(l.key)
-	is := a.paths.note(l, a.relayOf(l.key), now)
+	is := a.paths.note(l, a.relayOf(l.key, relays), now)
 	p := PeerStatus{
 		PublicKey: l.key, Addresses: l.at.AllowedIPs, LastHandshake: l.at.LastHandshake, RxBytes: l.at.RxBytes, TxBytes: l.at.TxBytes,
 		KeepaliveS: int(l.at.Keepalive.Seconds()), RelayPort: l.port, RelayRx: l.rxRelay, RelayTx: l.txRelay, RelayLost: l.relayLost,
@@ -247,9 +248,9 @@ func isConnected(s relay.State) bool {
 }
 
 // relayOf is the relay by which a peer was heard, else home; "" if none is connected.
-func (a *Attachment) relayOf(peer wgkey.Public) (url string) {
+func (a *Attachment) relayOf(peer wgkey.Public, relays []relay.Status) (url string) {
 	r, _ := a.relays.Route(peer)
-	for _, s := range a.relays.Status() {
+	for _, s := range relays {
 		switch {
 		case !isConnected(s.State):
 		case s.URL == r.URL:

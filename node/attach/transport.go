@@ -36,6 +36,7 @@ type transport struct {
 	seen   wguapi.Device // as of the last look
 	fault  error         // of the last look; nil: none
 	frozen bool          // endpoints stay as they are
+	roomy  bool          // the host had room for the ports of all peers
 	turned chan struct{} // closed at the end of the next turn
 	flowed time.Time     // when traffic was last seen
 }
@@ -63,7 +64,7 @@ type transportConfig struct {
 func newTransport(d device, p *ports, s *sockets, cfg transportConfig) *transport {
 	return &transport{
 		device: d, ports: p, sockets: s, transportConfig: cfg,
-		wake: make(chan struct{}, 1), turned: make(chan struct{}), links: map[wgkey.Public]*link{},
+		wake: make(chan struct{}, 1), turned: make(chan struct{}), links: map[wgkey.Public]*link{}, roomy: true,
 	}
 }
 
@@ -258,6 +259,7 @@ func (t *transport) takeIn(d wguapi.Device, now time.Time) (changed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.seen = d
+	roomy := true
 	there := make(map[wgkey.Public]bool, len(d.Peers))
 	for _, p := range d.Peers {
 		if t.skip(p.PublicKey) {
@@ -267,6 +269,7 @@ func (t *transport) takeIn(d wguapi.Device, now time.Time) (changed bool) {
 		l := t.links[p.PublicKey]
 		if l == nil {
 			if l = t.addLocked(p); l == nil {
+				roomy = false
 				continue
 			}
 			changed = true
@@ -277,6 +280,7 @@ func (t *transport) takeIn(d wguapi.Device, now time.Time) (changed bool) {
 			t.flowed = now
 		}
 	}
+	t.roomy = roomy
 	for key, l := range t.links {
 		if !there[key] {
 			delete(t.links, key)
@@ -291,7 +295,9 @@ func (t *transport) takeIn(d wguapi.Device, now time.Time) (changed bool) {
 func (t *transport) addLocked(p wguapi.Peer) *link {
 	port, err := t.ports.open(p.PublicKey, p.Endpoint, t.mtu)
 	if err != nil {
-		t.log.Error("a peer of the device is left alone", "peer", p.PublicKey.Short(), "err", err)
+		if t.roomy { // told once
+			t.log.Error("a peer of the device is left alone", "peer", p.PublicKey.Short(), "err", err)
+		}
 		return nil
 	}
 	l := &link{key: p.PublicKey, port: port}

@@ -24,14 +24,12 @@ const (
 	mapped4Len    = 8
 	mapped6Len    = 20
 
-	offID   = 8
 	family4 = 1
 	family6 = 2
 
-	offLength   = 2
-	offCookie   = 4
-	offUsername = headerLen + attrLen
-	offPadding  = headerLen + usernameSize
+	offLength = 2
+	offCookie = 4
+	offID     = 8
 )
 
 // Sizes of datagrams, in bytes without the headers of IP and UDP.

@@ -60,8 +60,9 @@ func (f *Filter) CheckPorts(p Ports) Refusal {
 	if !p.valid() {
 		return RefusePort
 	}
-	own := Filter{Mesh: f.Mesh, LAN: f.LAN, Loopback: f.Loopback}
-	if r := own.CheckEndpoint(netip.AddrPortFrom(p.Addr, p.From)); r != Usable {
+	others := *f // a range with an own endpoint in it is that of a node behind the same NAT
+	others.Own = nil
+	if r := others.CheckEndpoint(netip.AddrPortFrom(p.Addr, p.From)); r != Usable {
 		return r
 	}
 	for _, e := range f.Own {
