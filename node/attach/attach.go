@@ -71,19 +71,20 @@ type Attachment struct {
 	started time.Time
 	key     wgkey.Private
 
-	client    *wguapi.Client
-	relays    *relay.Pool
-	ports     *ports
-	sockets   *sockets
-	transport *transport
-	service   *service // nil: none
-	gather    *gather.Gatherer
-	agent     *agent.Agent
-	control   *control.Server
-	monitor   *control.HTTPServer
-	paths     pathLog
-	ready     atomic.Bool   // everything above is there
-	news      chan struct{} // has room for one: the relays have changed
+	device      device
+	closeDevice func() error // nil: there is nothing to close
+	relays      *relay.Pool
+	ports       *ports
+	sockets     *sockets
+	transport   *transport
+	service     *service // nil: none
+	gather      *gather.Gatherer
+	agent       *agent.Agent
+	control     *control.Server
+	monitor     *control.HTTPServer
+	paths       pathLog
+	ready       atomic.Bool   // everything above is there
+	news        chan struct{} // has room for one: the relays have changed
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -139,7 +140,7 @@ func (a *Attachment) start(ctx context.Context) (err error) {
 	if a.sockets, err = openSockets(a.received, mark.control()); err != nil {
 		return err
 	}
-	a.transport = newTransport(a.client, a.ports, a.sockets, transportConfig{
+	a.transport = newTransport(a.device, a.ports, a.sockets, transportConfig{
 		key: a.key, skip: a.isServer, mtu: a.mtu(), changed: a.peersChanged, rekeyed: a.rekeyed, log: a.log,
 	})
 	if err := a.startTraversal(mark); err != nil {
@@ -163,11 +164,17 @@ func (a *Attachment) openDevice(ctx context.Context) (wguapi.Device, error) {
 	if len(a.cfg.Relays) == 0 {
 		return wguapi.Device{}, fmt.Errorf("attach to %s: no relay is named, by which peers could be found: --relay URL, or [Relay] in the configuration", a.cfg.Interface)
 	}
-	a.client = wguapi.NewClient(cmp.Or(a.cfg.UAPI, wguapi.SocketPath(a.cfg.Interface)))
-	d, err := a.client.Get(ctx)
+	if a.cfg.UAPI == "" && isKernels(a.cfg.Interface) {
+		k, err := openKernel(a.cfg.Interface)
+		if err != nil {
+			return wguapi.Device{}, fmt.Errorf("attach: %w", err)
+		}
+		a.device, a.closeDevice = k, k.Close
+	} else {
+		a.device = wguapi.NewClient(cmp.Or(a.cfg.UAPI, wguapi.SocketPath(a.cfg.Interface)))
+	}
+	d, err := a.device.Get(ctx)
 	switch {
-	case err != nil && isKernels(a.cfg.Interface):
-		return d, fmt.Errorf("attach to %s: it is a WireGuard of the kernel, which has no socket to configure it by: culvert attach drives those that have one, such as wireguard-go", a.cfg.Interface)
 	case err != nil:
 		return d, fmt.Errorf("attach to %s: %w", a.cfg.Interface, err)
 	case d.PrivateKey.IsZero():
@@ -201,7 +208,7 @@ func (a *Attachment) startTraversal(mark marker) (err error) {
 	var s *gather.Service
 	if w := a.cfg.WGSTUN; w != nil {
 		a.service = &service{
-			conf: *w, self: a.key.Public(), name: a.cfg.Interface, device: a.client, own: a.ownAddrs, log: a.log,
+			conf: *w, self: a.key.Public(), name: a.cfg.Interface, device: a.device, own: a.ownAddrs, log: a.log,
 			resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
 				return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 			},

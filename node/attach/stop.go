@@ -45,6 +45,9 @@ func (a *Attachment) Close() error {
 			a.sockets.closeAll()
 		}
 		a.wg.Wait()
+		if a.closeDevice != nil {
+			a.closeDevice()
+		}
 		close(a.done)
 	})
 	<-a.done

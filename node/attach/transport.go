@@ -15,7 +15,7 @@ import (
 	"culvert.dev/culvert/traversal/path"
 )
 
-// device is the WireGuard that is driven; wguapi.Client is one.
+// device is the WireGuard that is driven: a wguapi.Client, or a kernelDevice.
 type device interface {
 	Get(ctx context.Context) (wguapi.Device, error)
 	Set(ctx context.Context, changes ...wguapi.PeerChange) error
