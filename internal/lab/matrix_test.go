@@ -15,7 +15,7 @@ import (
 	"culvert.dev/culvert/internal/testnet"
 )
 
-// matrixFlag chooses the pairs of TestMatrix. All take a quarter of an hour with -parallel 6.
+// matrixFlag chooses the pairs of TestMatrix. All take four minutes with -parallel 6.
 var matrixFlag = flag.String("matrix", "few", "pairs of router types in TestMatrix: few (one for each technique and filtering) or full (all 105)")
 
 // reach is by what technique, at best, two types of routers come to a direct path.
@@ -139,7 +139,7 @@ func TestMatrix(t *testing.T) {
 	}
 	first, easy := matrixTimes(results)
 	t.Log(matrixTable(results) + matrixFigures(results, first, easy))
-	// On a quiet machine both take less than half a second in the middle of the pairs. These bounds are for something broken.
+	// On a quiet machine it is 0.1 s and 0.7 s. These bounds are for something broken.
 	if m := first[len(first)/2]; m > 3*time.Second {
 		t.Errorf("half of the pairs have no echo after %v", m)
 	}

@@ -18,10 +18,15 @@ const directLimit = 15 * time.Second
 // outer is the UDP address that a node has for its peer.
 func outer(t *testing.T, m, peer *lab.MeshNode) netip.AddrPort {
 	t.Helper()
-	v, _ := viewOf(m, peer)
-	a, err := netip.ParseAddrPort(v.Path.Endpoint)
-	if err != nil {
-		t.Fatalf("%s to %s: endpoint %q: %v", m.Name, peer.Name, v.Path.Endpoint, err)
+	var a netip.AddrPort
+	var v peerView
+	if !poll(time.Second, func() (ok bool) { // a relay's URL while it moves
+		v, _ = viewOf(m, peer)
+		var err error
+		a, err = netip.ParseAddrPort(v.Path.Endpoint)
+		return err == nil
+	}) {
+		t.Fatalf("%s to %s: endpoint %q", m.Name, peer.Name, v.Path.Endpoint)
 	}
 	return a
 }
