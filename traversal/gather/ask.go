@@ -16,7 +16,7 @@ import (
 // Handle takes a message that has arrived on a socket. It returns false, and does nothing, if that is not an answer to a question
 // of the Gatherer's. It never blocks and does not keep msg.
 func (g *Gatherer) Handle(msg []byte, socket uint32, from netip.AddrPort) bool {
-	if !stun.Is(msg) {
+	if !stun.Is(msg) || msg[0]&0x01 == 0 { // no response
 		return false
 	}
 	if socket == 0 && g.stun.Handle(msg, from) {

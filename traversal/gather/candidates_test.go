@@ -160,6 +160,19 @@ func TestHintsOfObservations(t *testing.T) {
 		}
 		return list
 	}
+	dependentOn := func(ports ...uint16) (list []stun.Observation) {
+		for i, p := range ports {
+			list = append(list, stun.Observation{
+				To: netip.AddrPortFrom(netip.MustParseAddr("198.51.100.1"), uint16(i+1)), Mapped: netip.AddrPortFrom(netip.MustParseAddr("203.0.113.5"), p),
+			})
+		}
+		return list
+	}
+	counts := func(step int16, parity uint8, low, high uint16) exchange.Hints {
+		return exchange.Hints{
+			Known: true, NAT: true, Mapping: stun.Range{Least: apd, Most: apd}, Filtering: unknown, Sockets: 1, Parity: parity, Step: step, Min: low, Max: high,
+		}
+	}
 	for _, c := range []struct {
 		name string
 		list []stun.Observation
@@ -170,6 +183,11 @@ func TestHintsOfObservations(t *testing.T) {
 		{"no NAT", see("198.51.100.1:1", "192.168.1.2:7"), exchange.Hints{Known: true, Filtering: unknown, Sockets: 1, Preserved: 1, Parity: 1, Min: 7, Max: 7}},
 		{"by address", see("198.51.100.1:1", "203.0.113.5:10", "198.51.100.2:1", "203.0.113.5:20", "198.51.100.1:2", "203.0.113.5:10"),
 			exchange.Hints{Known: true, NAT: true, Mapping: stun.Range{Least: ad, Most: ad}, Filtering: unknown, Sockets: 1, Min: 10, Max: 20}},
+		{"counting up", dependentOn(20, 21, 22), counts(1, 1, 20, 22)},
+		{"counting up by two, with strangers between", dependentOn(20, 24, 22, 28), counts(2, 0, 20, 28)},
+		{"counting down", dependentOn(22, 21, 20), counts(-1, 1, 20, 22)},
+		{"two may be near by chance", dependentOn(20, 21), counts(0, 1, 20, 21)},
+		{"at random", dependentOn(20, 21, 40), counts(0, 1, 20, 40)},
 	} {
 		if got := hintsOf(c.list, 7, own); got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)

@@ -16,7 +16,8 @@ import (
 	"culvert.dev/culvert/traversal/wgstun"
 )
 
-// Config configures a Gatherer. Send and Port are required. No function may block or call the Gatherer, but for Resolve and Listen.
+// Config configures a Gatherer. Send and Port are required. Functions must not block, but for Resolve, which ends with its context.
+// Port, WGPort, Interfaces and Mesh must not call the Gatherer.
 type Config struct {
 	// Send sends a datagram: from socket 0 (see the package comment), or from a helper socket. It must not keep msg.
 	Send func(socket uint32, msg []byte, to netip.AddrPort) error

@@ -75,10 +75,54 @@ func TestEveryRouterType(t *testing.T) {
 			if known.NAT != is.nat || known.Mapping != (stun.Range{Least: is.mapping, Most: is.mapping}) {
 				t.Errorf("%s: at first %+v", typ, known)
 			}
+			if known.Step != is.step || is.mapping == apd && is.kept != (known.Preserved == 1) {
+				t.Errorf("%s: what peers need to know at first: %+v", typ, known)
+			}
 			is.check(t, typ, l.Hints4)
 			w.checkCandidates(typ, is)
 		})
 	}
+}
+
+// Where mappings depend on the destination, fresh sockets are looked at without delay, peers being wanted or not: in less than a second
+// it is known what to do, without the rest that takes longer.
+func TestHardNATIsStudiedAtOnce(t *testing.T) {
+	for _, typ := range []testnet.RouterType{testnet.Sym, testnet.SymKeep, testnet.SymSeq, testnet.SymBlock, testnet.ADM, testnet.CGNS} {
+		inWorld(t, typ, testnet.SiteConfig{}, func(w *world) {
+			w.node.start()
+			w.node.untilFirst()
+			pass(1500 * time.Millisecond)
+			h, is := w.node.Local().Hints4, truths[typ]
+			if h.Sockets != studySockets || h.Kept() != is.kept || h.Step != is.step || h.Filtering.Least == h.Filtering.Most {
+				t.Errorf("%s: after 1.5 s %+v", typ, h)
+			}
+			pass(10 * time.Second)
+			is.check(t, typ, w.node.Local().Hints4)
+		})
+	}
+	inWorld(t, testnet.PRC, testnet.SiteConfig{}, func(w *world) {
+		w.node.start()
+		pass(10 * time.Second)
+		if h := w.node.Local().Hints4; h.Sockets != 1 {
+			t.Errorf("studied though no peer is wanted: %+v", h)
+		}
+	})
+}
+
+// A study that is broken off is made again, though a part of it is known.
+func TestStudyBrokenOff(t *testing.T) {
+	inWorld(t, testnet.Sym, testnet.SiteConfig{}, func(w *world) {
+		w.node.Eager(true)
+		w.node.start()
+		w.node.untilFirst()
+		pass(1500 * time.Millisecond)
+		if h := w.node.Local().Hints4; h.Sockets != studySockets || h.Filtering.Least == h.Filtering.Most {
+			t.Fatalf("%+v", h)
+		}
+		w.node.Network()
+		pass(10 * time.Second)
+		truths[testnet.Sym].check(t, testnet.Sym, w.node.Local().Hints4)
+	})
 }
 
 func (is truth) check(t *testing.T, typ testnet.RouterType, h exchange.Hints) {
@@ -128,14 +172,17 @@ func (w *world) checkCandidates(typ testnet.RouterType, is truth) {
 			w.Errorf("%s: %v has base %v", typ, c, c.Base)
 		}
 	}
-	if is.filtering != ei || is.mapping != ei {
-		return
+	stranger, err := w.inet.Host("stranger", testnet.HostConfig{}).ListenPacket(netip.AddrPort{})
+	if err != nil {
+		w.Fatal(err)
 	}
-	before := w.node.Stats()
-	w.one.socks[ap("203.0.113.77:3479")].WriteToUDPAddrPort([]byte("hello"), reflexive[0]) // who was never asked
-	pass(time.Second)
-	if _, down := w.host.Link().Stats(); down.Delivered == 0 || before.Changes != 0 {
-		w.Errorf("%s: nothing arrives by %v", typ, reflexive[0])
+	defer stranger.Close()
+	_, before := w.host.Link().Stats()
+	stranger.WriteToUDPAddrPort([]byte("hello"), reflexive[0])
+	pass(10 * time.Millisecond)
+	_, after := w.host.Link().Stats()
+	if arrived := after.Delivered > before.Delivered; arrived != (is.filtering == ei) {
+		w.Errorf("%s: a stranger reaches %v: %v", typ, reflexive[0], arrived)
 	}
 }
 
@@ -524,6 +571,45 @@ func TestOutage(t *testing.T) {
 		l := w.node.Local()
 		if len(w.node.kinds(exchange.Reflexive)) != 1 || !l.Hints4.NAT || l.Hints4.Mapping != (stun.Range{}) || l.UDPBlocked {
 			t.Errorf("%v, %+v", w.node.lines(), l)
+		}
+	})
+}
+
+// An address of its own that the host has made a moment ago is no sign of a NAT, and is told.
+func TestNewTemporaryAddress(t *testing.T) {
+	inWorld(t, testnet.PRC, testnet.SiteConfig{IPv6: true}, func(w *world) {
+		n := newNode(w.T, w.site.Host("renewed", testnet.HostConfig{}), nil)
+		defer n.stop()
+		n.cfg.Interfaces = func() []netip.Addr {
+			b := n.host.Addr6().As16()
+			b[15] ^= 0x80
+			return []netip.Addr{n.host.Addr(), netip.AddrFrom16(b)}
+		}
+		n.start()
+		pass(5 * time.Second)
+		if l := n.Local(); l.Hints6.NAT || !l.Hints6.Known || !slices.Contains(n.kinds(exchange.Reflexive), netip.AddrPortFrom(n.host.Addr6(), port)) {
+			t.Errorf("%v, %+v", n.lines(), l.Hints6)
+		}
+	})
+}
+
+// A server that is silent for long keeps nobody from noticing that the NAT has restarted.
+func TestRestartedNATBesideSilentServer(t *testing.T) {
+	inWorld(t, testnet.FCR, testnet.SiteConfig{}, func(w *world) {
+		w.one.set(func() { w.one.silent = true })
+		w.node.Eager(true)
+		w.node.start()
+		for range 40 {
+			pass(2900 * time.Millisecond)
+			before := w.node.kinds(exchange.Reflexive)
+			w.site.Reboot()
+			began := time.Now()
+			for slices.Equal(before, w.node.kinds(exchange.Reflexive)) && time.Since(began) < time.Minute {
+				pass(10 * time.Millisecond)
+			}
+			if took := time.Since(began); took > canaryInterval+100*time.Millisecond {
+				t.Errorf("noticed after %v", took)
+			}
 		}
 	})
 }

@@ -44,7 +44,7 @@ func (g *Gatherer) observedLocked(fam uint8) (list []stun.Observation) {
 
 var unknown = stun.Range{Least: nat.EndpointIndependent, Most: nat.AddressAndPortDependent}
 
-// hintsOf concludes from one socket on a port. own tells the host's addresses.
+// hintsOf concludes from one socket on a port. own reports whether an address is the host's.
 func hintsOf(list []stun.Observation, port uint16, own func(netip.Addr) bool) exchange.Hints {
 	if len(list) == 0 {
 		return exchange.Hints{}
@@ -65,7 +65,41 @@ func hintsOf(list []stun.Observation, port uint16, own func(netip.Addr) bool) ex
 	if !h.NAT { // a host with several addresses chooses its own by the destination
 		h.Mapping = stun.Range{}
 	}
+	if dependent(h) && h.Preserved == 0 {
+		h.Step = stepOf(list)
+	}
 	return h
+}
+
+// closeBy is by how much the ports of one socket may differ, one from the next, to be taken for numbers that were counted. Ports drawn
+// at random are hardly ever so near, unless from a range so small that fresh sockets will show it.
+const closeBy = 16
+
+// stepOf tells from the mappings of one socket, those made first in front, how a NAT counts; 0 if it does not. Fewer than three tell
+// nothing. Fresh sockets know better, and later.
+func stepOf(list []stun.Observation) int16 {
+	var ports []uint16
+	for _, o := range list {
+		if p := o.Mapped.Port(); !slices.Contains(ports, p) {
+			ports = append(ports, p)
+		}
+	}
+	if len(ports) < 3 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(ports))
+	step := uint16(closeBy)
+	for i, p := range sorted[1:] {
+		d := p - sorted[i]
+		if d > closeBy {
+			return 0
+		}
+		step = min(step, d)
+	}
+	if slices.Index(ports, sorted[0]) > slices.Index(ports, sorted[len(sorted)-1]) {
+		return -int16(step)
+	}
+	return int16(step)
 }
 
 // merge adds what fresh sockets told to what is known of the socket itself, which is right where the two differ.
@@ -87,3 +121,10 @@ func merge(h, fresh exchange.Hints) exchange.Hints {
 
 // ownLocked reports whether an address is this host's.
 func (g *Gatherer) ownLocked(a netip.Addr) bool { return slices.Contains(g.hosts, a) }
+
+// nearLocked reports whether an address is this host's, as far as that can be told: it draws new ones for itself from the /64 that it
+// is in (RFC 8981), at any time.
+func (g *Gatherer) nearLocked(a netip.Addr) bool {
+	network, _ := a.Prefix(64) // invalid for IPv4
+	return slices.ContainsFunc(g.hosts, func(own netip.Addr) bool { return own == a || own.Is6() && network.Contains(own) })
+}

@@ -92,7 +92,7 @@ func (g *Gatherer) hintsLocked(fam uint8, port uint16, before exchange.Hints) ex
 	if g.gen.settling && before.Known {
 		return before
 	}
-	h := hintsOf(g.observedLocked(fam), port, g.ownLocked)
+	h := hintsOf(g.observedLocked(fam), port, g.nearLocked)
 	if x := g.families[index(fam)].studied; x.network == g.networkLocked(fam) {
 		h = merge(h, x.hints)
 	}

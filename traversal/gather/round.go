@@ -26,6 +26,7 @@ type round struct {
 	g       *Gatherer
 	full    bool // a generation begins with it: other destinations are asked too, and at first at addresses that are known
 	sources []*source
+	began   time.Time
 	cancel  context.CancelFunc
 
 	early  sync.WaitGroup // what has to be waited for before Local.First, if it comes in time
@@ -53,7 +54,7 @@ func (g *Gatherer) newRound(why urgency) *round {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.hosts = hosts
-	r := &round{g: g, full: why != askNothing, sources: slices.Clone(g.sources), answer: make(chan struct{}, 1)}
+	r := &round{g: g, full: why != askNothing, sources: slices.Clone(g.sources), began: now, answer: make(chan struct{}, 1)}
 	if why == askNetwork {
 		g.gen = generation{network: now}
 	}
@@ -92,7 +93,7 @@ func (r *round) settle(ctx context.Context) {
 	}()
 	limit := time.NewTimer(maxFirst)
 	defer limit.Stop()
-	began, answer := time.Now(), r.answer
+	answer := r.answer
 	for waiting := true; waiting; {
 		select {
 		case <-early:
@@ -101,7 +102,7 @@ func (r *round) settle(ctx context.Context) {
 			waiting = false
 		case <-answer:
 			answer = nil // only the first counts
-			limit.Reset(min(firstGrace, time.Until(began.Add(maxFirst))))
+			limit.Reset(min(firstGrace, time.Until(r.began.Add(maxFirst))))
 		case <-ctx.Done():
 			<-early
 			return
@@ -111,6 +112,7 @@ func (r *round) settle(ctx context.Context) {
 	r.g.gen.settling, r.g.gen.first = false, true
 	r.g.mu.Unlock()
 	r.g.publish()
+	r.g.tell() // gateways may be asked, and what the NAT does may be studied
 	<-early
 }
 

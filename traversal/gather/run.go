@@ -21,7 +21,7 @@ type generation struct {
 func (g *Gatherer) Run(ctx context.Context) {
 	r := &runner{g: g, ctx: ctx, ended: make(chan *round, 1)}
 	r.next, r.canary = time.NewTimer(g.interval()), time.NewTicker(canaryInterval)
-	r.later = time.NewTimer(time.Hour)
+	r.later = time.NewTimer(time.Hour) // nothing is wanted then
 	g.ask(askNetwork)
 	r.loop()
 	r.next.Stop()
@@ -145,7 +145,7 @@ func (r *runner) stopRound() {
 // sendCanary asks one server, and takes another one the next time.
 func (r *runner) sendCanary() {
 	s, to := r.g.nextCanary(&r.turn)
-	if s == nil || r.now != nil {
+	if s == nil || r.now != nil && time.Since(r.now.began) < canaryTimeout {
 		return
 	}
 	r.work.Go(func() { r.g.askCanary(r.ctx, s, to) })

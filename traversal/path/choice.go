@@ -108,6 +108,11 @@ func (m *Machine) best() *pair {
 	return choose(fit)
 }
 
+// tooBlind reports whether a pair that checks cannot prove has to wait, since too many of that kind were none.
+func (m *Machine) tooBlind(p *pair) bool {
+	return !m.exact(p) && m.blind.ready(blindEvery, blindBurst).After(m.now)
+}
+
 func (m *Machine) proposable(p *pair) bool {
-	return p.fresh(m.now) && !m.banned(p.route) && !p.hold.After(m.now) && p.mapped.IsValid()
+	return p.fresh(m.now) && !m.tooBlind(p) && !m.banned(p.route) && !p.hold.After(m.now) && p.mapped.IsValid()
 }

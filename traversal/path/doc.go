@@ -34,9 +34,16 @@
 //
 // # Giving up
 //
-// Where plain checks fail, the techniques of package punch follow, each once; then only two checks a minute are sent until
-// something changes: candidates, hints, the network. These are sent at the same second of the minute by both nodes, so that they
-// may meet.
+// Where plain checks fail, the techniques of package punch follow, each once; after 5 s, or after less than one where the hints of
+// both nodes say that plain checks lead nowhere. Costly techniques wait until fresh sockets have told more of the NATs. Then only
+// two checks a minute are sent until something changes: candidates, hints, the network, or traffic comes after a pause. These are
+// sent at the same second of the minute by both nodes, so that they may meet.
+//
+// # What is taken from the peer
+//
+// The peer is authentic, and may be wrong or lie. Its word makes no more than the limits of checks allow: rounds, ends of bans, new
+// sessions and trials of endpoints that checks cannot prove have limits of their own. What comes from it, or seems to, does not
+// keep a path on which own checks get no answer.
 //
 // # Use
 //

@@ -14,8 +14,10 @@ const (
 
 	// punchAgain is the pause before techniques are tried once more while nothing has changed, and before any is tried again in
 	// the same network. The node that follows is a little less strict, so that it does not refuse for a difference of clocks.
-	punchAgain  = 10 * time.Minute
-	followAgain = punchAgain - time.Minute
+	// One that came to nothing before a packet was sent has a shorter pause.
+	punchAgain    = 10 * time.Minute
+	declinedAgain = 70 * time.Second
+	followAgain   = punchAgain - time.Minute
 
 	// punchPasses is how often all techniques are tried while nothing changes.
 	punchPasses = 2
@@ -32,32 +34,51 @@ type escalation struct {
 	lastRun   [punch.NumTechniques]time.Time
 	passEnded time.Time
 	passes    int
-	passDone  bool // there is no technique left in this pass
-	refused   bool // the peer does not take part
+	passDone  bool      // there is no technique left in this pass
+	refused   bool      // the peer does not take part
+	huntFrom  time.Time // since when the two look for each other
+	news      bool      // there was reason to check all pairs while a technique ran
 }
 
-// escalate runs the next technique if there is one. The controlling node leads; the other follows by the start it hears.
-func (m *Machine) escalate() bool {
-	if !m.cfg.HardNAT || !m.controlling || !m.canReach() || m.refused || m.passDone || !m.ready() {
+// escalate runs the next technique if there is one. The controlling node leads; the other follows by the start it hears. It may wait
+// for better hints after an early beginning; a full round is enough waiting.
+func (m *Machine) escalate(early bool) bool {
+	if !m.mayLead() {
 		return false
 	}
-	own, peer := m.own.hints4, m.peer.hints4
-	if !own.Known || !peer.Known {
+	t, passed := m.nextTechnique()
+	if early && t != punch.None && m.premature(t) {
 		return false
 	}
+	m.tried = passed
+	if t == punch.None {
+		if len(m.tried) > 0 {
+			m.passes, m.passEnded, m.passDone = m.passes+1, m.now, true
+		}
+		return false
+	}
+	m.punch(t, true)
+	return true
+}
+
+// mayLead reports whether this node is to begin with techniques at all.
+func (m *Machine) mayLead() bool {
+	return m.cfg.HardNAT && m.controlling && m.canReach() && !m.refused && !m.passDone && m.ready() &&
+		m.own.hints4.Known && m.peer.hints4.Known
+}
+
+// nextTechnique returns the one whose turn it is, and those that have had theirs, or had it too short a time ago.
+func (m *Machine) nextTechnique() (next punch.Technique, passed []punch.Technique) {
+	passed = slices.Clone(m.tried)
 	for {
-		t := punch.Choose(own, peer, m.cfg.LowPorts, m.tried)
-		if t == punch.None || t >= punch.NumTechniques || slices.Contains(m.tried, t) {
-			if len(m.tried) > 0 {
-				m.passes, m.passEnded, m.passDone = m.passes+1, m.now, true
-			}
-			return false
+		t := punch.Choose(m.own.hints4, m.peer.hints4, m.cfg.LowPorts, passed)
+		if t == punch.None || t >= punch.NumTechniques || slices.Contains(passed, t) {
+			return punch.None, passed
 		}
 		if at := m.lastRun[t]; at.IsZero() || m.now.Sub(at) >= punchAgain {
-			m.punch(t, true)
-			return true
+			return t, passed
 		}
-		m.tried = append(m.tried, t)
+		passed = append(passed, t)
 	}
 }
 
@@ -67,7 +88,7 @@ func (m *Machine) escalateAgain() bool {
 		return false
 	}
 	m.tried, m.passDone = nil, false
-	return m.escalate()
+	return m.escalate(false)
 }
 
 // exhausted reports whether there is no technique left to try soon.
@@ -94,6 +115,10 @@ func (m *Machine) follow(msg *exchange.Message) {
 		m.answer(0, exchange.NotWanted)
 		return
 	}
+	if m.using != nil && m.trial == nil { // the peer is not on the path that this node thinks it is on
+		m.noteOnesided()
+		m.mistrust()
+	}
 	if !m.own.known || m.using != nil || m.trial != nil {
 		return
 	}
@@ -116,14 +141,25 @@ func (m *Machine) punchDone(ev PunchDone) {
 		m.fails = 0
 		return
 	}
-	if m.using == nil && m.trial == nil && !m.escalate() {
-		m.planRetry()
+	if ev.Err != "" { // nothing has been sent: it may be called for again soon
+		m.lastRun[ev.Technique] = m.now.Add(declinedAgain - punchAgain)
 	}
+	m.afterPunch()
 }
 
 func (m *Machine) punchOver() {
 	m.endPunch()
-	if m.using == nil {
+	m.afterPunch()
+}
+
+// afterPunch goes on when a technique has found nothing.
+func (m *Machine) afterPunch() {
+	switch {
+	case m.using != nil || m.trial != nil:
+	case m.news:
+		m.news = false
+		m.kick(false)
+	case !m.escalate(m.fails == 0):
 		m.planRetry()
 	}
 }
@@ -150,7 +186,7 @@ func (m *Machine) refusedPunch() {
 // hardnessChanged reports whether hints differ in what techniques depend on.
 func hardnessChanged(a, b exchange.Hints) bool {
 	return a.Known != b.Known || a.NAT != b.NAT || a.Mapping != b.Mapping || a.Filtering != b.Filtering ||
-		a.Kept() != b.Kept() || a.Step != b.Step
+		a.Kept() != b.Kept() || a.Step != b.Step || unstudied(a) != unstudied(b)
 }
 
 // forgetTried lets techniques be tried again. Only after a change of the own network may they follow each other sooner than the
@@ -158,6 +194,6 @@ func hardnessChanged(a, b exchange.Hints) bool {
 func (m *Machine) forgetTried(all bool) {
 	m.tried, m.passes, m.passDone, m.refused = nil, 0, false, false
 	if all {
-		m.lastRun = [punch.NumTechniques]time.Time{}
+		m.lastRun, m.huntFrom = [punch.NumTechniques]time.Time{}, m.now
 	}
 }

@@ -1,6 +1,11 @@
 package path
 
-import "time"
+import (
+	"slices"
+	"time"
+
+	"culvert.dev/culvert/traversal/exchange"
+)
 
 const (
 	// evaluateEvery is how often a path in use is compared with others, while there is traffic.
@@ -14,6 +19,11 @@ const (
 	// winsNeeded is how often in a row a pair has to be better.
 	winsNeeded = 3
 
+	// Without traffic a local network is looked for as often at first, and later less.
+	evaluateIdleFor   = 10 * time.Minute
+	evaluateIdleEvery = 5 * time.Minute
+	evaluatedIdle     = 4
+
 	// evaluated is how many pairs are checked at a time, in turn.
 	evaluated = 12
 )
@@ -22,6 +32,8 @@ const (
 type evaluating struct {
 	judging     bool // checks are out
 	evaluations uint64
+	near        bool      // both nodes are seen at the same outer address
+	newsAt      time.Time // when there was reason to look for a better path
 }
 
 // evaluate checks all pairs that may be better than the one in use, once, and judges those that answered the last time. Only the
@@ -39,11 +51,18 @@ func (m *Machine) evaluate() {
 		m.conclude()
 		return
 	}
-	if !m.active() || !m.controlling {
-		return // traffic begins it again
+	if !m.controlling {
+		return
 	}
 	m.judging = true
 	m.evaluations++
+	m.using.replies = 0
+	m.start(timerEvaluate, m.now.Add(evaluateFor))
+	if !m.active() {
+		m.evaluateIdle()
+		return
+	}
+	m.check(m.using)
 	for i := range min(len(m.pairs), evaluated) {
 		p := m.pairs[(i+int(m.evaluations)*evaluated)%len(m.pairs)]
 		if p != m.using && !m.banned(p.route) {
@@ -51,9 +70,48 @@ func (m *Machine) evaluate() {
 			m.check(p)
 		}
 	}
-	m.using.replies = 0
-	m.check(m.using)
-	m.start(timerEvaluate, m.now.Add(evaluateFor))
+}
+
+// evaluateIdle is without traffic, where all that matters is not to leave the local network without need. If there is no hope of
+// that, the next evaluation is begun by traffic or news.
+func (m *Machine) evaluateIdle() {
+	list := m.nearby()
+	if m.using.local || len(list) == 0 {
+		m.judging = false
+		m.stop(timerEvaluate)
+		return
+	}
+	for i := range min(len(list), evaluatedIdle) {
+		p := list[(i+int(m.evaluations)*evaluatedIdle)%len(list)]
+		p.replies = 0
+		m.check(p)
+	}
+}
+
+// nearby lists the pairs that may be of one local network with this node: both are seen at the same outer address, and the peer names
+// a private one.
+func (m *Machine) nearby() (list []*pair) {
+	if !m.near {
+		return nil
+	}
+	for _, p := range m.pairs {
+		if p.local && p.listed && !m.banned(p.route) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// neighbours reports whether both nodes are seen at the same outer address.
+func (m *Machine) neighbours() bool {
+	outer := func(c exchange.Candidate) bool {
+		return (c.Kind == exchange.Reflexive || c.Kind == exchange.Mapped) && !private(c.WG.Addr())
+	}
+	return slices.ContainsFunc(m.own.candidates, func(a exchange.Candidate) bool {
+		return outer(a) && slices.ContainsFunc(m.peer.candidates, func(b exchange.Candidate) bool {
+			return outer(b) && a.WG.Addr() == b.WG.Addr()
+		})
+	})
 }
 
 // conclude counts who was better, and proposes a pair that has been so often enough.
@@ -76,8 +134,11 @@ func (m *Machine) conclude() {
 		}
 	}
 	next := evaluateEvery
-	if again {
+	switch {
+	case again:
 		next = confirmEvery
+	case !m.active() && m.now.Sub(later(m.goodSince, m.newsAt)) > evaluateIdleFor:
+		next = evaluateIdleEvery
 	}
 	m.start(timerEvaluate, m.now.Add(next))
 	m.moveTo(best)

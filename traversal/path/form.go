@@ -14,6 +14,7 @@ const forgetAfter = time.Minute
 // form makes pairs of the peer's candidates: one for each endpoint that checks can be sent to, since all own candidates of a
 // family leave by the same socket. Pairs that are not named any more go, unless they work. It reports whether there are new ones.
 func (m *Machine) form() (added bool) {
+	m.near = m.neighbours()
 	for _, p := range m.pairs {
 		p.listed = false
 	}
@@ -36,10 +37,25 @@ func (m *Machine) form() (added bool) {
 			added = true
 		}
 	}
+	for _, p := range m.pairs {
+		p.kin = p.local && m.kin(p.route.Check.Addr())
+	}
 	m.pairs = slices.DeleteFunc(m.pairs, func(p *pair) bool {
 		return !p.listed && !m.busy(p) && m.now.Sub(p.lastHeard()) > forgetAfter
 	})
 	return added
+}
+
+// kin reports whether a host address of this node has the same first bits as another one: most networks are of that size.
+func (m *Machine) kin(a netip.Addr) bool {
+	bits := 24
+	if a.Unmap().Is6() {
+		bits = 64
+	}
+	network, err := a.Unmap().WithZone("").Prefix(bits)
+	return err == nil && slices.ContainsFunc(m.own.candidates, func(c exchange.Candidate) bool {
+		return c.Kind == exchange.Host && network.Contains(c.WG.Addr().Unmap().WithZone(""))
+	})
 }
 
 // usable reports whether this node has an address of the family. If it does not know its own, all may be tried.

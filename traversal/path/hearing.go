@@ -8,10 +8,14 @@ import (
 	"culvert.dev/culvert/traversal/punch"
 )
 
-// joinEvery bounds how often the peer's starts have all pairs checked.
 const (
-	joinEvery = 5 * time.Second
+	// joinEvery bounds how often the peer's starts have all pairs checked. It lets a round come to its end, and so to its consequences.
+	joinEvery = 2 * roundFor
 	joinBurst = 4
+
+	// amnestyEvery bounds how often the peer's word ends bans.
+	amnestyEvery = 10 * time.Minute
+	amnestyBurst = 3
 )
 
 // heard takes in a message. Those of a session that is not known say that one of both nodes has missed something: candidates
@@ -55,6 +59,7 @@ func (m *Machine) heard(msg *exchange.Message) {
 // session are answered, and so is a repetition: its sender has not heard ours.
 func (m *Machine) heardCandidates(msg *exchange.Message) {
 	m.lastHeard = msg.Session
+	was := m.unwanted
 	m.peerLeft, m.unwanted = false, false
 	if !msg.Fresh {
 		m.tell()
@@ -71,6 +76,9 @@ func (m *Machine) heardCandidates(msg *exchange.Message) {
 		m.tell()
 	}
 	if same {
+		if was {
+			m.kick(false)
+		}
 		return
 	}
 	changed := !first && moved(m.peer.candidates, msg.Candidates)
@@ -84,9 +92,12 @@ func (m *Machine) heardCandidates(msg *exchange.Message) {
 		candidates: bounded(msg.Candidates), hints4: msg.Hints4, hints6: msg.Hints6,
 	}
 	if changed {
-		m.networkChanged(false)
+		m.networkChanged(false, true)
 	}
-	if added := m.form(); first || (added || changed || harder) && m.mayWake(changed || places || harder) {
+	switch added := m.form(); {
+	case m.roundOn && !first && !added && !changed:
+		m.hurry()
+	case first || (added || changed || harder) && m.mayWake(changed || places || harder):
 		m.kick(false)
 	}
 }
@@ -110,15 +121,25 @@ func (m *Machine) newPeer(s exchange.Session) {
 		m.stop(timerPunch)
 	}
 	m.pairs = nil
-	m.bans = nil
-	m.stop(timerBan)
+	m.amnestyByPeer()
 	m.stop(timerRetry)
 	m.stop(timerLookOut)
 	m.forgetTried(false)
 	m.peer = side{session: s}
 	m.resends, m.rounds, m.fails, m.quiet, m.firstValid = 0, 0, 0, false, time.Time{}
 	m.heardAttempt, m.answeredWith = 0, 0
-	m.lastLost = nil
+	m.restUntil = time.Time{}
+	m.lastLost, m.huntFrom, m.news = nil, m.now, false
+}
+
+// amnestyByPeer ends bans since the peer says that it is another one, or somewhere else; not each time that it says so.
+func (m *Machine) amnestyByPeer() {
+	if m.amnesties.ready(amnestyEvery, amnestyBurst).After(m.now) {
+		return
+	}
+	m.amnesties.take(m.now, amnestyEvery)
+	m.bans = nil
+	m.stop(timerBan)
 }
 
 func bounded(list []exchange.Candidate) []exchange.Candidate {
@@ -155,7 +176,7 @@ func (m *Machine) heardStart(msg *exchange.Message) {
 		return
 	case m.starting && m.controlling, m.roundOn && m.now.Sub(m.roundBegan) < fastFor:
 		return
-	case m.joins.ready(joinEvery, joinBurst).After(m.now):
+	case m.joins.ready(joinEvery, joinBurst).After(m.now), !m.mayWake(true):
 		return
 	}
 	m.joins.take(m.now, joinEvery)

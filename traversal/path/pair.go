@@ -32,6 +32,8 @@ type pair struct {
 	technique  punch.Technique // that found it
 	local      bool            // the remote endpoint is on a private network, where no low TTL is of use
 
+	kin bool // it looks like an address of one of this node's networks
+
 	// The schedule.
 	due     time.Time // of the next check; zero: none
 	urgent  bool      // before others that are due
@@ -89,8 +91,10 @@ func (m *Machine) add(r Route, c exchange.Candidate, listed bool) *pair {
 		m.remove(victim)
 	}
 	p := &pair{
-		route: r, kind: c.Kind, preference: c.Preference, listed: listed, technique: m.punching,
-		local: private(r.Check.Addr()),
+		route: r, kind: c.Kind, preference: c.Preference, listed: listed, local: private(r.Check.Addr()),
+	}
+	if !listed {
+		p.technique = m.punching
 	}
 	m.pairs = append(m.pairs, p)
 	return p

@@ -58,8 +58,10 @@ func (m *Machine) judgeProposal(p *pair) (reason exchange.Reason, wait bool) {
 		return exchange.Busy, false
 	case p == nil:
 		return exchange.UnknownPath, false
-	case m.banned(p.route):
+	case m.banned(p.route), m.tooBlind(p):
 		return exchange.Banned, false
+	case m.resting():
+		return exchange.Busy, false
 	case !p.valid:
 		m.trigger(p)
 		return exchange.UnknownPath, true
@@ -120,6 +122,10 @@ func (m *Machine) answeredTrial(t *trial, reason exchange.Reason) {
 		t.end = m.now.Add(trialFor)
 		m.scheduleTrial()
 	case exchange.Banned:
+		if t.mine && !t.answered { // a ban of the peer's from before: one here would be over later still, and so on
+			m.endTrial("the peer has banned it", false)
+			return
+		}
 		m.endTrial("it failed for the peer", true)
 	case exchange.NotWanted:
 		m.endTrial(reason.String(), false)

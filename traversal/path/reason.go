@@ -30,6 +30,7 @@ const (
 	ReasonBanned                     // the best pair failed under WireGuard
 	ReasonLost                       // the path has stopped answering
 	ReasonNoAddress                  // the peer names no address of a family that this node has
+	ReasonNoEndpoint                 // it names none at all that may be sent to
 	ReasonBlockedHere                // no UDP to the internet
 	ReasonBlockedThere               // likewise at the peer
 	ReasonHardBoth                   // both NATs map per destination
@@ -73,10 +74,12 @@ func (r Reason) String() string {
 		return "the path has stopped answering and is being checked"
 	case ReasonNoAddress:
 		return "this node and the peer have no address family in common"
+	case ReasonNoEndpoint:
+		return "the peer names no endpoint that may be sent to (it has no network but the tunnel's, or all are filtered)"
 	case ReasonBlockedHere:
-		return "UDP to the internet is blocked here"
+		return "UDP to the internet is blocked here: needs a firewall that lets UDP out"
 	case ReasonBlockedThere:
-		return "UDP is blocked at the peer"
+		return "UDP is blocked at the peer: needs a firewall there that lets UDP out"
 	case ReasonHardBoth:
 		return "both NATs map per destination: needs IPv6, a port forward or UPnP on one side"
 	case ReasonHardHere:
@@ -84,11 +87,11 @@ func (r Reason) String() string {
 	case ReasonHardThere:
 		return "the peer's NAT maps per destination and the one here filters by port: needs IPv6, or a port forward or UPnP on one side"
 	case ReasonTriedAll:
-		return "hard NAT: no technique got through"
+		return "hard NAT, no technique got through: needs IPv6, a port forward or UPnP on one side"
 	case ReasonHardNATOff:
 		return "hard NAT: techniques for it are switched off (HardNAT = no) here or at the peer"
 	case ReasonNoAnswer:
-		return "checks get no answer: a firewall may drop UDP on the way"
+		return "checks get no answer: a firewall on the way may drop UDP; a port forward on one side would do"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }
@@ -142,26 +145,33 @@ func (m *Machine) reasonOfHints() Reason {
 		return ReasonBlockedHere
 	case m.peer.blocked():
 		return ReasonBlockedThere
+	case len(m.pairs) == 0 && len(m.peer.candidates) == 0:
+		return ReasonNoEndpoint
 	case len(m.pairs) == 0:
 		return ReasonNoAddress
-	case m.rounds == 0 || m.fails == 0:
-		return ReasonChecking
 	case len(m.tried) > 0 && !m.refused:
 		return ReasonTriedAll
+	case m.rounds == 0 || m.fails == 0:
+		return ReasonChecking
 	}
-	r := ReasonNoAnswer
-	switch here, there := perDestination(own), perDestination(peer); {
-	case here && there:
-		r = ReasonHardBoth
-	case here && filtersPort(peer):
-		r = ReasonHardHere
-	case there && filtersPort(own):
-		r = ReasonHardThere
-	}
+	r := whichHard(own, peer)
 	if r != ReasonNoAnswer && (!m.cfg.HardNAT || m.refused) {
 		return ReasonHardNATOff
 	}
 	return r
+}
+
+// whichHard says which NATs keep two nodes apart, if hints do.
+func whichHard(own, peer exchange.Hints) Reason {
+	switch here, there := perDestination(own), perDestination(peer); {
+	case here && there:
+		return ReasonHardBoth
+	case here && filtersPort(peer):
+		return ReasonHardHere
+	case there && filtersPort(own):
+		return ReasonHardThere
+	}
+	return ReasonNoAnswer
 }
 
 func perDestination(h exchange.Hints) bool {
@@ -175,7 +185,7 @@ func filtersPort(h exchange.Hints) bool {
 // blocked reports whether a node sees no way to the internet by UDP: no server has answered it, and it has no address that would
 // be reached without being asked for.
 func (s *side) blocked() bool {
-	if s.hints4.Known || s.hints6.Known {
+	if s.hints4.Known || s.hints6.Known || len(s.candidates) == 0 {
 		return false
 	}
 	return !slices.ContainsFunc(s.candidates, func(c exchange.Candidate) bool {
@@ -198,6 +208,9 @@ func (s State) Why(now time.Time) string {
 		names := make([]string, len(s.Tried))
 		for i, t := range s.Tried {
 			names[i] = t.String()
+		}
+		if which := whichHard(s.Own4, s.Peer4); which != ReasonNoAnswer {
+			text = which.String()
 		}
 		text = fmt.Sprintf("%s; tried: %s", text, strings.Join(names, ", "))
 	}

@@ -86,7 +86,8 @@ func TestReasons(t *testing.T) {
 		for i, want := range c.want {
 			see(w, i, want)
 		}
-		if why := w.nodes[0].m.State().Why(w.now); c.hard && !strings.Contains(why, "birthday") && !strings.Contains(why, "low ports") {
+		why := w.nodes[0].m.State().Why(w.now)
+		if c.hard && (!strings.Contains(why, "both NATs map per destination") || !strings.Contains(why, "port forward") || !strings.Contains(why, "tried: low ports")) {
 			t.Error(why)
 		}
 	}
@@ -156,6 +157,10 @@ func TestReasons(t *testing.T) {
 	w.begin()
 	w.run(7 * time.Second)
 	see(w, 0, ReasonNoAddress)
+	w.nodes[1].attach = nil
+	w.nodes[1].gather(true)
+	w.run(7 * time.Second)
+	see(w, 0, ReasonNoEndpoint)
 
 	words := map[string]Reason{}
 	for r := range numReasons {

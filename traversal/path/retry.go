@@ -26,6 +26,9 @@ const (
 	// what it was told, and there is nothing that would say so.
 	tellOften = 10
 
+	// regatherFor is how long new candidates are waited for.
+	regatherFor = 500 * time.Millisecond
+
 	// remindEvery is how old what the peer was told may be when another round begins.
 	remindEvery = 20 * time.Second
 
@@ -63,7 +66,7 @@ type retrying struct {
 func (m *Machine) failed() {
 	m.fails++
 	m.debug("no pair answers", attrCount(m.fails))
-	if !m.anyValid() && m.escalate() {
+	if !m.anyValid() && m.escalate(false) {
 		return
 	}
 	m.regather()
@@ -160,7 +163,7 @@ func (m *Machine) probe() {
 }
 
 // promise orders pairs by what is to be hoped of them while nothing answers: those on public addresses first, since a host in the
-// same network would have answered.
+// same network would have answered; but not if it may have come there since, or its network let nobody through.
 func (m *Machine) promise(p, q *pair) int {
 	if p.ever != q.ever {
 		if p.ever {
@@ -169,7 +172,13 @@ func (m *Machine) promise(p, q *pair) int {
 		return 1
 	}
 	if p.local != q.local {
-		if q.local {
+		if q.local != m.near {
+			return -1
+		}
+		return 1
+	}
+	if m.near && p.kin != q.kin {
+		if p.kin {
 			return -1
 		}
 		return 1
@@ -193,7 +202,14 @@ func (m *Machine) woken() {
 		if m.controlling && m.due[timerEvaluate].IsZero() {
 			m.start(timerEvaluate, m.now.Add(evaluateFor))
 		}
-	case m.quiet && m.fails < fullRounds && !m.exhausted() && m.trial == nil:
+	case !m.quiet || m.exhausted() || m.trial != nil:
+	case m.fails >= fullRounds: // given up when nobody cared, perhaps long ago
+		if m.mayWake(true) {
+			m.quiet, m.fails = false, fullRounds-2
+			m.regather()
+			m.start(timerRetry, m.now.Add(regatherFor))
+		}
+	default:
 		m.quiet = false
 		m.start(timerRetry, later(m.now, m.roundBegan.Add(roundFor+m.backoff())))
 	}

@@ -52,7 +52,7 @@ func (m *Machine) beginRound(now time.Time) {
 		p.inRound, p.sent, p.replies, p.burst = true, 0, 0, 0
 		p.due = later(now, p.lastSent.Add(fastEvery))
 	}
-	m.start(timerRound, now.Add(roundFor))
+	m.start(timerRound, now.Add(m.worthFor()))
 }
 
 func (m *Machine) stopRound() {
@@ -65,8 +65,14 @@ func (m *Machine) stopRound() {
 	}
 }
 
-// roundOver decides what follows a round that has not led to a path.
+// roundOver decides what follows a round that has not led to a path, or whether to end one that will not.
 func (m *Machine) roundOver() {
+	if end := m.roundBegan.Add(roundFor); m.now.Before(end) {
+		if !m.escalateEarly() && m.roundOn {
+			m.start(timerRound, end)
+		}
+		return
+	}
 	m.stopRound()
 	m.consider()
 	if m.trial == nil && m.using == nil {
@@ -206,7 +212,7 @@ func (m *Machine) asked(r Route) {
 	p.lastAsked, p.opened = m.now, true
 	m.peerLeft = false
 	if p == m.using {
-		m.alive(false)
+		m.askedOnPath(p)
 		return
 	}
 	if p.fresh(m.now) && p.rtts.n >= enoughSamples {

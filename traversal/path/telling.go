@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"culvert.dev/culvert/traversal/exchange"
+	"culvert.dev/culvert/traversal/punch"
 )
 
 const (
@@ -48,6 +49,7 @@ type telling struct {
 	kicks     limit
 	wakes     limit
 	joins     limit
+	amnesties limit
 	roundTrip time.Duration // by relay
 	called    bool
 	peerLeft  bool // the peer has said that it ends
@@ -107,13 +109,15 @@ func (m *Machine) gathered(ev Gathered) {
 		candidates: slices.Clone(ev.Candidates), hints4: ev.Hints4, hints6: ev.Hints6,
 	}
 	if changed {
-		m.networkChanged(ev.Network)
+		m.networkChanged(ev.Network, false)
 	}
 	if same && !ev.Network {
 		return
 	}
 	m.form()
-	if ev.Network || m.mayWake(places || harder) {
+	if m.roundOn && !ev.Network && !places {
+		m.hurry() // there is nothing new to be checked
+	} else if ev.Network || m.mayWake(places || harder) {
 		m.kick(ev.Network)
 	}
 	if m.quiet { // once a minute is enough for news that promise nothing
@@ -126,14 +130,22 @@ func (m *Machine) gathered(ev Gathered) {
 
 // networkChanged takes back what was known of pairs: this node or the peer is somewhere else. The path in use has to show that
 // it still works.
-func (m *Machine) networkChanged(all bool) {
-	m.bans = nil
-	m.stop(timerBan)
-	m.keepalive = m.cfg.Keepalive
+func (m *Machine) networkChanged(all, byPeer bool) {
+	if byPeer {
+		m.amnestyByPeer()
+	} else {
+		m.bans = nil
+		m.stop(timerBan)
+	}
+	m.keepalive, m.rests, m.restUntil = m.cfg.Keepalive, 0, time.Time{}
 	m.forgetTried(all)
 	m.forget()
 	if m.trial != nil {
 		m.endTrial("the network has changed", false)
+	}
+	if all && m.punching != punch.None { // what it has found out is of the network before
+		m.punching = punch.None
+		m.stop(timerPunch)
 	}
 	if m.using != nil {
 		m.mistrust()
@@ -154,17 +166,19 @@ func (m *Machine) mayWake(worth bool) bool {
 
 // kick is for news that may make a path possible: everything is checked anew.
 func (m *Machine) kick(now bool) {
-	m.fails, m.quiet, m.probes = 0, false, 0
+	m.fails, m.quiet, m.probes, m.newsAt = 0, false, 0, m.now
 	if m.using != nil {
 		m.sooner(timerEvaluate, m.now.Add(time.Second))
-		for _, p := range m.pairs {
-			if !p.ever && p.listed && p.sent == 0 {
-				m.trigger(p)
-			}
-		}
+		m.recheck()
+		return
+	}
+	if m.punching != punch.None {
+		m.news = true
+		m.recheck()
 		return
 	}
 	if !m.ready() || m.roundOn && m.now.Sub(m.roundBegan) < startWait {
+		m.hurry()
 		return
 	}
 	at := m.now
@@ -179,9 +193,22 @@ func (m *Machine) kick(now bool) {
 	m.sooner(timerStart, at)
 }
 
+// recheck checks pairs that the peer names and that do not answer, beside what goes on.
+func (m *Machine) recheck() {
+	if m.kicks.ready(kickEvery, kickBurst).After(m.now) {
+		return
+	}
+	m.kicks.take(m.now, kickEvery)
+	for _, p := range m.pairs {
+		if p.listed && p != m.using && !p.fresh(m.now) && m.now.Sub(p.lastSent) > slowEvery {
+			m.trigger(p)
+		}
+	}
+}
+
 // ready reports whether a round may begin on this node's own account.
 func (m *Machine) ready() bool {
-	return m.wanted.On && m.own.known && m.peer.session != 0 && len(m.pairs) > 0 && !m.unwanted && m.punching == 0
+	return m.wanted.On && m.own.known && m.peer.session != 0 && len(m.pairs) > 0 && !m.unwanted && m.punching == punch.None
 }
 
 // startDue begins a round. The controlling node says so, and waits for as long as that takes to arrive; the other one gets here if

@@ -22,6 +22,11 @@ const (
 	// samplesFor is how long a pair waits for enough round trips before it is proposed with fewer.
 	samplesFor = time.Second
 
+	// blindEvery bounds how often datagrams go on trial to where only the peer says that its WireGuard is, after a few times: it could be
+	// anybody's endpoint. A trial that is passed makes up for those before.
+	blindEvery = time.Minute
+	blindBurst = 4
+
 	// patience is how long a node that is not controlling waits for a proposal before it makes one itself.
 	patience = 3 * time.Second
 
@@ -58,6 +63,7 @@ type upgrade struct {
 	answeredWith exchange.Reason
 	onesided     bool // the peer is not on the path in use
 	onesidedAt   time.Time
+	blind        limit // of trials of pairs that checks cannot prove
 }
 
 // consider proposes the best pair if that is due.
@@ -67,6 +73,10 @@ func (m *Machine) consider() {
 	}
 	if m.using != nil {
 		m.considerAgain()
+		return
+	}
+	if m.resting() {
+		m.sooner(timerDecide, m.restUntil)
 		return
 	}
 	best := m.best()
@@ -138,6 +148,9 @@ func (m *Machine) propose(p *pair) {
 func (m *Machine) runTrial() {
 	t := m.trial
 	t.running, t.began, t.end = true, m.now, m.now.Add(trialFor)
+	if m.using != t.pair && !m.exact(t.pair) {
+		m.blind.take(m.now, blindEvery)
+	}
 	m.using, m.mode = t.pair, ModeBoth
 	if m.cfg.Vanilla {
 		m.mode = ModeRoute
@@ -233,6 +246,8 @@ func (m *Machine) adopt() {
 		m.goodSince = m.now
 	}
 	p.holds, p.wins = 0, 0
+	m.adaptKeepalive()
+	m.blind = limit{}
 	m.fails, m.quiet, m.onesided, m.called = 0, false, false, false
 	m.firstValid = time.Time{}
 	m.lastLost = nil

@@ -2,6 +2,8 @@ package path
 
 import (
 	"time"
+
+	"culvert.dev/culvert/traversal/exchange"
 )
 
 const (
@@ -43,6 +45,11 @@ type watching struct {
 	askedAt   time.Time // last check or echo for the watch
 	idleFor   time.Duration
 	echoing   bool
+	failing   bool      // WireGuard's handshakes
+	idleLost  time.Time // when a path was lost after a pause
+	restUntil time.Time
+	rests     int
+	restless  time.Time // when traffic began during a rest
 
 	flowAt    time.Time // last datagram in either direction, by any way
 	trafficAt time.Time // last Traffic
@@ -158,6 +165,16 @@ func (m *Machine) beatPause() time.Duration {
 	return m.keepalive
 }
 
+// askedOnPath takes in a check of the peer's on the path in use. Where own checks get no answer it is none of a path that works: it
+// works in one direction, or somebody repeats what he has recorded.
+func (m *Machine) askedOnPath(p *pair) {
+	if p.missed >= beatsMissed && m.trial == nil && m.exact(p) {
+		m.mistrust()
+		return
+	}
+	m.alive(false)
+}
+
 // alive takes in a sign of life. proof is one that shows that the peer hears this node, too.
 func (m *Machine) alive(proof bool) {
 	if m.byEcho(m.using) {
@@ -196,6 +213,9 @@ func (m *Machine) traffic(ev Traffic) {
 		}
 	}
 	if m.using == nil {
+		if ev != (Traffic{}) && m.resting() {
+			m.endRest()
+		}
 		return
 	}
 	if t := m.trial; t != nil {
@@ -215,6 +235,7 @@ func (m *Machine) traffic(ev Traffic) {
 		m.lives(false)
 	} else if ev.Tx > 0 {
 		m.owed(later(m.life, later(last, m.now.Add(-askAfter/2))))
+		m.endIfFailing()
 	}
 	m.watch()
 	if m.using != nil && m.onesided {
@@ -250,11 +271,18 @@ func (m *Machine) handshake(ev Handshake) {
 		t.echoed = true
 		m.progress()
 	}
-	if !ev.Failing || m.using == nil || m.trial != nil || m.now.Sub(m.cameAt) < failingFor {
+	m.failing = ev.Failing
+	m.endIfFailing()
+}
+
+// endIfFailing gives up a path on which handshakes fail and from which nothing comes.
+func (m *Machine) endIfFailing() {
+	if !m.failing || m.using == nil || m.trial != nil || m.now.Sub(m.cameAt) < failingFor {
 		return
 	}
-	m.ban(m.using.route, "WireGuard's handshakes fail on it")
-	m.lose("WireGuard's handshakes fail on it")
+	const why = "WireGuard's handshakes fail on it"
+	m.ban(m.using.route, why)
+	m.lose(why)
 }
 
 // echoed takes in the result of an echo.
@@ -277,16 +305,23 @@ func (m *Machine) lose(why string) {
 	p := m.using
 	m.info("back to the relay", attrRoute(p.route), attrReason(why), attrAfter(m.now.Sub(m.goodSince)))
 	m.fallbacks++
+	m.idleLost = time.Time{}
 	switch {
+	case m.idleFor >= idleLoss && m.keepalive > minKeepalive:
+		m.idleLost = m.now
 	case m.idleFor >= idleLoss:
-		m.keepalive = max(m.keepalive*3/4, minKeepalive)
+		m.rest()
 	case m.now.Sub(m.goodSince) < youngFor:
 		m.ban(p.route, why)
 	}
 	m.using, m.mode = nil, ModeRelay
 	m.stopWatching()
 	p.valid, p.replies = false, 0
-	m.answer(m.agreed, pathLost)
+	if m.banned(p.route) {
+		m.answer(m.agreed, exchange.Banned)
+	} else {
+		m.answer(m.agreed, pathLost)
+	}
 	m.lastLost, m.firstValid = p, time.Time{}
 	m.fails, m.quiet = 0, false
 	m.regather()

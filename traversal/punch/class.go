@@ -43,6 +43,8 @@ func classOf(h exchange.Hints) class {
 		return class{kind: steady}
 	case h.Sockets >= minSamples && 4*int(h.Preserved) >= 3*int(h.Sockets):
 		return class{kind: keeping} // right for a NAT of unknown mapping too, which may well be endpoint-independent
+	case h.Sockets == 1 && h.Preserved == 1 && h.Mapping.Least > nat.EndpointIndependent:
+		return class{kind: keeping} // a port that is the socket's own by chance is one in 64,512
 	case h.Mapping.Least == nat.EndpointIndependent:
 		return class{kind: unknown}
 	case h.Step != 0:

@@ -3,4 +3,4 @@
 package punch
 
 // usualSeeds is how many times each pair is simulated, unless -seeds says otherwise.
-const usualSeeds = 50
+const usualSeeds = 25

@@ -269,7 +269,7 @@ func checkShots(t *testing.T, name string, s, again Sequence, ranges []exchange.
 		}
 		last = shot.At
 		sent = append(sent, shot.At)
-		if i := len(sent) - 1 - s.Rate; i >= 0 && sent[i] <= shot.At-time.Second {
+		if i := len(sent) - 1 - s.Rate; i >= 0 && sent[i] <= shot.At-time.Second+time.Microsecond { // rounding
 			sent = sent[i:]
 		} else if i > 0 {
 			t.Fatalf("%s: more than %d within a second", name, s.Rate)
@@ -365,4 +365,21 @@ func TestTechniqueNames(t *testing.T) {
 	if got := fmt.Sprint(None, Prediction, LowPort, Sweep, Birthday, Technique(9)); got != "plain prediction low ports sweep birthday technique 9" {
 		t.Error(got)
 	}
+}
+
+// FuzzShots: no range that a peer may name makes more of a sequence than is allowed.
+func FuzzShots(f *testing.F) {
+	f.Add(uint8(Birthday), uint8(0), uint16(1), uint16(65535), int16(0), uint16(600), uint16(1023), int16(-1), 256, uint64(1))
+	f.Add(uint8(Prediction), uint8(3), uint16(5000), uint16(5063), int16(1), uint16(7), uint16(7), int16(0), 32, uint64(1))
+	classes := []exchange.Hints{hard(ei, ei), hard(apd, apd), with(hard(apd, apd), kept), with(hard(apd, apd), counts), with(hard(apd, apd), block), {}}
+	f.Fuzz(func(t *testing.T, technique, pair uint8, from, to uint16, step int16, from2, to2 uint16, step2 int16, sockets int, seed uint64) {
+		ranges := []exchange.Ports{{Addr: outer, From: from, To: to, Step: step}, {Addr: outer, From: from2, To: to2, Step: step2}}
+		own, peer := classes[int(pair)%len(classes)], classes[int(pair)/len(classes)%len(classes)]
+		p := Prepare(Technique(technique), own, peer, seed%2 == 0)
+		s, again := p.Shots(ranges, sockets, seed), p.Shots(ranges, sockets, seed)
+		if s.Total > MaxPackets {
+			t.Fatalf("%d shots", s.Total)
+		}
+		checkShots(t, "fuzzed", s, again, ranges, min(sockets, p.Sockets))
+	})
 }

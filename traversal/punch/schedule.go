@@ -124,11 +124,11 @@ func sample(rng *rand.Rand, first, sockets int, ranges []exchange.Ports, ports, 
 // endpoint is the one at an index of all ranges together.
 func endpoint(ranges []exchange.Ports, i int) netip.AddrPort {
 	for _, r := range ranges {
-		if n := r.Len(); i < n {
+		n := r.Len()
+		if i < n {
 			return at(r, i)
-		} else {
-			i -= n
 		}
+		i -= n
 	}
 	return netip.AddrPort{} // not reached: i is below the sum
 }

@@ -28,6 +28,10 @@ type DiscoverConfig struct {
 	// Listen opens a UDP socket on a free port. Default: of this host, for the family of Server.
 	Listen func() (net.PacketConn, error)
 
+	// Learned is called when mapping and ports are known, which is before the rest: tests of filtering wait for what does not come.
+	// The report says nothing of the rest then. Nil: it is not.
+	Learned func(Report)
+
 	Local   []netip.Addr // the host's own addresses; default: as the system has them
 	Sockets int          // how many ports are looked at; default 8, at most 64
 }
@@ -123,6 +127,11 @@ func (d *discovery) run(ctx context.Context) (r Report, err error) {
 	r.Ports = d.ports(ctx, &r)
 	if step := stepOf(outerPorts(r.Seen)); r.Ports.Step == 0 && r.Mapping.Known() && !r.Ports.Kept() {
 		r.Ports.Step = step
+	}
+	if d.cfg.Learned != nil && ctx.Err() == nil {
+		early := r
+		early.Filtering = filteringOf(untold, untold)
+		d.cfg.Learned(early)
 	}
 
 	var both, port asked
