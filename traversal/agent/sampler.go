@@ -10,6 +10,7 @@ const (
 	sampleTrial = 50 * time.Millisecond  // of peers that are moving: it is what ends a trial
 	sampleFast  = 250 * time.Millisecond // of peers for which something flows
 	sampleSlow  = 2 * time.Second        // of all
+	flowFor     = 5 * time.Second        // after the last datagram something may yet flow: a path that is cut is silent at first
 )
 
 // sampler asks the transport what flows. Peers are looked at together: an idle node wakes up once in two seconds for that, however
@@ -127,7 +128,7 @@ func (e *engine) samplePeer(p *peer, now time.Time) {
 	if flows || p.flowing || p.mode != path.ModeRelay {
 		e.step(p, d, now)
 	}
-	p.flowing = flows
+	p.flowing = !p.moved.IsZero() && now.Sub(p.moved) < flowFor
 	if t.Failing != was.Failing || !t.LastHandshake.Equal(was.LastHandshake) {
 		e.step(p, path.Handshake{Failing: t.Failing, At: t.LastHandshake}, now)
 	}

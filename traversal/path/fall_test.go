@@ -32,6 +32,50 @@ func (w *world) mode(m Mode) func() bool {
 	return func() bool { return w.nodes[0].mode == m && w.nodes[1].mode == m }
 }
 
+// A node that only answers has its doubts as soon as the one that asks does: its answers must not go into the void.
+func TestDoubtIsCatching(t *testing.T) {
+	w, r := connected(t, 1, time.Minute, 0)
+	asks, answers := w.nodes[0], w.nodes[1]
+	asks.talk(20*time.Millisecond, time.Minute)
+	w.run(3 * time.Second)
+	r.cut = true
+	cut := w.now
+	if !w.runUntil(5*time.Second, func() bool { return asks.mode != ModeRoute }) {
+		t.Fatal(w.describe())
+	}
+	first := w.now.Sub(cut)
+	if !w.runUntil(5*time.Second, func() bool { return answers.mode != ModeRoute }) {
+		t.Fatal(w.describe())
+	}
+	t.Logf("doubt after %v, shared after %v", first, w.now.Sub(cut))
+	if w.now.Sub(cut) > first+400*time.Millisecond {
+		t.Errorf("one node doubts after %v, the other one after %v", first, w.now.Sub(cut))
+	}
+}
+
+// A young path that is lost is forgiven once, and banned the next time.
+func TestYoungPathsAreForgivenOnce(t *testing.T) {
+	w, r := connected(t, 1, 5*time.Second, 2*time.Minute)
+	for _, banned := range []bool{false, true} {
+		r.cut = true
+		if !w.runUntil(5*time.Second, w.mode(ModeRelay)) {
+			t.Fatalf("no fallback: %s", w.describe())
+		}
+		if got := len(w.nodes[0].m.State().Bans) > 0; got != banned {
+			t.Errorf("banned: %v, want %v", got, banned)
+		}
+		r.cut = false
+		back := w.now
+		if !w.runUntil(15*time.Second, w.direct) {
+			t.Fatalf("no return: %s", w.describe())
+		}
+		if d := w.now.Sub(back); !banned && d > 3*time.Second {
+			t.Errorf("back after %v", d)
+		}
+		w.run(5 * time.Second)
+	}
+}
+
 // A path that is cut under traffic is given up in less than 3 s, and used again within seconds when it returns.
 func TestCutUnderTraffic(t *testing.T) {
 	var down, both, up []time.Duration
@@ -190,6 +234,35 @@ func TestNetworkChange(t *testing.T) {
 				return w.direct() && p.route.WG.Addr() == n.attach[0].nat.ip
 			}
 			if !w.runUntil(15*time.Second, used) {
+				t.Errorf("node %d, told %v: %s", changed, told, w.describe())
+				continue
+			}
+			if d := w.now.Sub(begin); d > 5*time.Second {
+				t.Errorf("node %d, told %v: healed after %v", changed, told, d)
+			}
+		}
+	}
+}
+
+// A NAT that restarts and gives other ports heals likewise: also where packets of its node still arrive, since the other node has
+// been told where it is now, and answers go where it was.
+func TestNATRestart(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		for changed := range 2 {
+			w, _ := connected(t, 4, time.Minute, 5*time.Minute)
+			n := w.nodes[changed]
+			n.attach[0].nat.mappings = nil
+			begin := w.now
+			if told {
+				w.run(time.Second)
+				n.gather(false)
+			}
+			was := w.nodes[1-changed].m.State().Route
+			healed := func() bool {
+				now := w.nodes[1-changed].m.State()
+				return w.direct() && now.Route != was
+			}
+			if !w.runUntil(15*time.Second, healed) {
 				t.Errorf("node %d, told %v: %s", changed, told, w.describe())
 				continue
 			}

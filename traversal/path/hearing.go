@@ -94,7 +94,12 @@ func (m *Machine) heardCandidates(msg *exchange.Message) {
 	if changed {
 		m.networkChanged(false, true)
 	}
-	switch added := m.form(); {
+	named := m.using != nil && m.using.listed
+	added := m.form()
+	if named && m.using != nil && !m.using.listed {
+		m.mistrust() // the peer is not there any more
+	}
+	switch {
 	case m.roundOn && !first && !added && !changed:
 		m.hurry()
 	case first || (added || changed || harder) && m.mayWake(changed || places || harder):

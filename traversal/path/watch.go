@@ -24,8 +24,10 @@ const (
 	// the peer does not hear it.
 	beatsMissed = 4
 
-	// youngFor is how long a path has to have been good for its loss not to be held against it.
-	youngFor = 30 * time.Second
+	// youngFor is how long a path has to have been good for its loss not to be held against it. Once in forgiveEvery a young one is
+	// forgiven too: routers restart whenever they like, and it comes back only after checks and a trial.
+	youngFor     = 30 * time.Second
+	forgiveEvery = 2 * time.Minute
 
 	// idleLoss is after how long a pause the loss of a path is put down to a NAT that has forgotten it.
 	idleLoss = 9 * time.Second
@@ -47,6 +49,7 @@ type watching struct {
 	echoing   bool
 	failing   bool      // WireGuard's handshakes
 	idleLost  time.Time // when a path was lost after a pause
+	youngLost time.Time // when a young one was lost
 	restUntil time.Time
 	rests     int
 	restless  time.Time // when traffic began during a rest
@@ -229,9 +232,7 @@ func (m *Machine) traffic(ev Traffic) {
 	m.noteRelayed(ev)
 	if ev.RxRoute > 0 {
 		m.cameAt = m.now
-		if m.using.missed >= beatsMissed && !m.doubted && m.exact(m.using) {
-			m.mistrust()
-		}
+		m.askBack()
 		m.lives(false)
 	} else if ev.Tx > 0 {
 		m.owed(later(m.life, later(last, m.now.Add(-askAfter/2))))
@@ -240,6 +241,18 @@ func (m *Machine) traffic(ev Traffic) {
 	m.watch()
 	if m.using != nil && m.onesided {
 		m.consider()
+	}
+}
+
+// askBack finds out soon whether the peer hears this node, where what arrives shows only that this node hears the peer.
+func (m *Machine) askBack() {
+	p := m.using
+	switch {
+	case p.missed == 0 || m.doubted || !m.exact(p):
+	case p.missed >= beatsMissed:
+		m.mistrust()
+	case m.now.Sub(p.lastSent) >= askAfter+m.slow():
+		m.ask(p)
 	}
 }
 
@@ -259,6 +272,9 @@ func (m *Machine) noteRelayed(ev Traffic) {
 	case ev.RxRelay == 0:
 	case m.relayFrom.IsZero():
 		m.relayFrom = m.now
+		if m.mode == ModeRoute && m.now.Sub(m.cameAt) >= askAfter && m.exact(m.using) {
+			m.owed(m.now.Add(-doubtAfter)) // the peer has its doubts about the path
+		}
 	case m.now.Sub(m.relayFrom) >= relayedFor:
 		m.noteOnesided()
 	}
@@ -312,7 +328,10 @@ func (m *Machine) lose(why string) {
 	case m.idleFor >= idleLoss:
 		m.rest()
 	case m.now.Sub(m.goodSince) < youngFor:
-		m.ban(p.route, why)
+		if !m.youngLost.IsZero() && m.now.Sub(m.youngLost) < forgiveEvery {
+			m.ban(p.route, why)
+		}
+		m.youngLost = m.now
 	}
 	m.using, m.mode = nil, ModeRelay
 	m.stopWatching()
