@@ -128,13 +128,21 @@ func (m *Machine) refresh() {
 	}
 }
 
+// number makes the nth own attempt unlike any of the peer's: an answer may mean either.
+func (m *Machine) number(n uint32) uint32 {
+	if m.controlling {
+		return 2*n - 1
+	}
+	return 2 * n
+}
+
 // propose asks the peer to move to a pair. A pair that checks have proven is used at once beside the relay: the peer takes what
 // comes by it in any case.
 func (m *Machine) propose(p *pair) {
 	m.stop(timerDecide)
 	m.attempts++
 	m.trial = &trial{
-		pair: p, attempt: m.attempts, mine: true, nextSend: m.now, end: m.now.Add(proposeTimes * proposeEvery),
+		pair: p, attempt: m.number(m.attempts), mine: true, nextSend: m.now, end: m.now.Add(proposeTimes * proposeEvery),
 		mode: m.mode, before: m.using,
 	}
 	m.debug("proposing", attrRoute(p.route), attrRTT(p.rtts.median()))
