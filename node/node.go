@@ -321,8 +321,10 @@ func (n *Node) Done() <-chan struct{} { return n.done }
 // once and returns when nothing of the node runs any more.
 func (n *Node) Close() error {
 	n.stop.Do(func() {
+		n.mu.Lock() // a reload that has begun is over, and no other begins
 		n.direct.stop()
 		n.cancel()
+		n.mu.Unlock()
 		if n.control != nil {
 			ctx, cancel := context.WithTimeout(context.Background(), controlTime)
 			n.control.Shutdown(ctx)

@@ -65,6 +65,13 @@ func (l *pathLog) note(s tunnel.PeerStats, v via, now time.Time) (pathState, boo
 	return is, known || is.kind != PathNone
 }
 
+// of returns how a peer is reached as noted last.
+func (l *pathLog) of(key wgkey.Public) pathState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.peers[key]
+}
+
 // observePaths looks for changes, so that they are logged when nobody asks for the status.
 func (n *Node) observePaths() {
 	stats, err := n.tunnel.Stats()
@@ -78,7 +85,7 @@ func (n *Node) observePaths() {
 		if !isPeer { // a server that is asked where the node is
 			continue
 		}
-		n.notePath(name, seeking.onTrial(s), w.of(s.PublicKey), now)
+		n.notePath(name, seeking.onTrial(s, n.paths.of(s.PublicKey)), w.of(s.PublicKey), now)
 	}
 }
 

@@ -99,7 +99,7 @@ func (n *Node) pathNow(t pingTarget) (pathState, error) {
 	}
 	for _, s := range stats {
 		if s.PublicKey == t.key {
-			return n.notePath(t.name, s, n.ways().of(t.key), time.Now()), nil
+			return n.notePath(t.name, n.direct.status().onTrial(s, n.paths.of(t.key)), n.ways().of(t.key), time.Now()), nil
 		}
 	}
 	return pathState{}, errPeerGone

@@ -43,7 +43,7 @@ func (n *Node) Status() Status {
 	for _, p := range conf.Peers {
 		w := byKey[p.PublicKey.String()]
 		w.PublicKey = p.PublicKey
-		w = seeking.onTrial(w)
+		w = seeking.onTrial(w, n.paths.of(p.PublicKey))
 		by := relays.of(p.PublicKey)
 		search, isSought := seeking[p.PublicKey]
 		path := n.notePath(p.Name, w, by, now)

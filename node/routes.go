@@ -13,31 +13,31 @@ import (
 
 // routes gives the tunnel to the search for direct paths, as its transport.
 //
-// A peer with an Endpoint of its own is left to WireGuard until a path to it has been proven once: its Endpoint may serve it well,
-// and it need not know of any search.
+// A peer that WireGuard reaches by itself is left to it until a path has passed its trial once: one with an Endpoint of its own, which
+// may serve it well, and one that has called by UDP. It need not know of any search.
 type routes struct {
 	*tunnel.Tunnel
 
 	mu       sync.Mutex // guards the following
 	endpoint map[wgkey.Public]bool
+	calls    map[wgkey.Public]bool // was reached by UDP without any search, and has not been moved since
 	moved    map[wgkey.Public]bool // has had a path that was found
 }
 
 func newRoutes(t *tunnel.Tunnel) *routes {
-	return &routes{Tunnel: t, endpoint: map[wgkey.Public]bool{}, moved: map[wgkey.Public]bool{}}
+	return &routes{Tunnel: t, endpoint: map[wgkey.Public]bool{}, calls: map[wgkey.Public]bool{}, moved: map[wgkey.Public]bool{}}
 }
 
 // setPeers tells which peers have an Endpoint.
 func (r *routes) setPeers(peers []config.Peer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	was := r.moved
-	r.endpoint, r.moved = map[wgkey.Public]bool{}, map[wgkey.Public]bool{}
+	calls, moved := r.calls, r.moved
+	r.endpoint, r.calls, r.moved = map[wgkey.Public]bool{}, map[wgkey.Public]bool{}, map[wgkey.Public]bool{}
 	for _, p := range peers {
 		r.endpoint[p.PublicKey] = p.Endpoint != ""
-		if was[p.PublicKey] {
-			r.moved[p.PublicKey] = true
-		}
+		r.calls[p.PublicKey] = calls[p.PublicKey]
+		r.moved[p.PublicKey] = moved[p.PublicKey]
 	}
 }
 
@@ -48,6 +48,7 @@ func (r *routes) reset() {
 	for key := range r.endpoint {
 		r.Tunnel.SetRoute(key, tunnel.Route{}) // fails for a peer that is gone, which is as well
 	}
+	clear(r.calls)
 	clear(r.moved)
 }
 
@@ -64,20 +65,29 @@ func (r *routes) route(peer wgkey.Public, mode path.Mode, use path.Route, accept
 	case path.ModeRoute:
 		to = tunnel.Route{Via: tunnel.ViaWay, Way: wayOf(use)}
 	case path.ModeBoth:
+		r.callsLocked(peer) // or not, before this has ended it
 		to = tunnel.Route{Via: tunnel.ViaBoth, Way: wayOf(use)}
 	default:
-		if r.endpoint[peer] && !r.moved[peer] {
+		if !r.moved[peer] && (r.endpoint[peer] || r.callsLocked(peer)) {
 			return to
 		}
 		to.Via = tunnel.ViaRelay
 	}
-	if mode != path.ModeRelay {
-		r.moved[peer] = true
+	if mode == path.ModeRoute {
+		r.moved[peer], r.calls[peer] = true, false
 	}
 	for _, a := range accept {
 		to.Accept = append(to.Accept, wayOf(a))
 	}
 	return to
+}
+
+// callsLocked reports whether a peer is reached by UDP because it calls. It stays so through trials.
+func (r *routes) callsLocked(peer wgkey.Public) bool {
+	if t, _ := r.Tunnel.Traffic(peer); t.ByItself {
+		r.calls[peer] = true
+	}
+	return r.calls[peer]
 }
 
 func wayOf(r path.Route) tunnel.Way { return tunnel.Way{Socket: r.Socket, Remote: r.WG} }

@@ -121,7 +121,7 @@ func TestSimulationOfAGuest(t *testing.T) {
 			x.host.Move(b.gateway.Router, testnet.HostConfig{})
 			x.networkChanged()
 			took, ok := within(60*time.Second, func() bool { return lanOnly(x, y) && lanOnly(y, x) })
-			if !ok || took > 10*time.Second {
+			if !ok || took > 5*time.Second {
 				t.Errorf("on the local network: %v, after %v\n%s", ok, took, state(x, y))
 			}
 			time.Sleep(10 * time.Second)

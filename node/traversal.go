@@ -71,7 +71,7 @@ func (t *traversal) apply(c *config.Config) {
 	t.n.outer.gather.SetPortMapping(wanted && c.Traversal.PortMapping)
 	now := t.current()
 	if now != nil && (!wanted || c.Traversal.HardNAT != t.conf.HardNAT) {
-		t.stop()
+		t.withdraw()
 		now = nil
 	}
 	if !wanted {
@@ -116,8 +116,13 @@ func (t *traversal) start(c config.Traversal) *agent.Agent {
 	return a
 }
 
-// stop ends the agent: peers are told, and those that stay configured are back on the relay.
-func (t *traversal) stop() {
+// stop ends the agent with the node: peers are told.
+func (t *traversal) stop() { t.end((*agent.Agent).Close) }
+
+// withdraw ends the agent of a node that goes on: peers are told, and those that stay configured are back on the relay.
+func (t *traversal) withdraw() { t.end((*agent.Agent).Withdraw) }
+
+func (t *traversal) end(part func(*agent.Agent, context.Context) error) {
 	t.mu.Lock()
 	a, cancel, ended := t.agent, t.cancel, t.ended
 	t.agent = nil
@@ -127,7 +132,7 @@ func (t *traversal) stop() {
 	}
 	ctx, done := context.WithTimeout(context.Background(), goodbyeTime)
 	defer done()
-	if err := a.Close(ctx); err != nil {
+	if err := part(a, ctx); err != nil {
 		t.n.log.Debug("not all peers were told goodbye", "err", err)
 	}
 	cancel()
@@ -194,7 +199,8 @@ func (t *traversal) setEchoes(c *config.Config) {
 }
 
 // echo has something go through the tunnel to a peer and back. Of a peer whose own address is not known, since everything is
-// routed to it, packets that come after a keepalive are as good: it sends one too while a path is on trial.
+// routed to it, packets that come by the path are as good: it sends some too while a path is on trial. It may have sent them a moment
+// before this node has heard of the trial, and none since.
 func (t *traversal) echo(ctx context.Context, peer wgkey.Public) (time.Duration, error) {
 	if to, known := (*t.echoes.Load())[peer]; known {
 		return t.n.net.Ping(ctx, to)
@@ -206,15 +212,15 @@ func (t *traversal) echo(ctx context.Context, peer wgkey.Public) (time.Duration,
 			tick.Stop()
 			return 0, err
 		}
+		if now, _ := t.n.tunnel.Traffic(peer); now.RxWay > before.RxWayBefore {
+			tick.Stop()
+			return time.Since(begun), nil
+		}
 		select {
 		case <-ctx.Done():
 			tick.Stop()
 			return 0, ctx.Err()
 		case <-tick.C:
-		}
-		if now, _ := t.n.tunnel.Traffic(peer); now.RxWay > before.RxWay {
-			tick.Stop()
-			return time.Since(begun), nil
 		}
 	}
 }
@@ -235,9 +241,14 @@ func (t *traversal) stats() *agent.Stats {
 // sought is what is known of the search for each peer.
 type sought map[wgkey.Public]agent.PeerStatus
 
-// onTrial returns how a peer fares with a path that is only being tried counted as no path yet: packets go by the relay too.
-func (m sought) onTrial(s tunnel.PeerStats) tunnel.PeerStats {
-	if m[s.PublicKey].Phase == path.Trial {
+// onTrial returns how a peer fares with a path that is only being tried counted as no path yet: packets go by the relay too. A peer
+// that was direct before the trial stays so in the eyes of people.
+func (m sought) onTrial(s tunnel.PeerStats, was pathState) tunnel.PeerStats {
+	switch {
+	case m[s.PublicKey].Phase != path.Trial:
+	case was.kind == PathDirect:
+		s.Relayed, s.Endpoint = false, was.endpoint
+	default:
 		s.Relayed, s.Endpoint = true, netip.AddrPort{}
 	}
 	return s

@@ -63,7 +63,7 @@ func soughtReason(p PathStatus, s agent.PeerStatus, now time.Time) string {
 			aheadOf(s.ClockAhead), show.Span(exchange.MaxSkew))
 	case p.Kind == PathDirect && s.Mode != path.ModeRelay:
 		return "direct path found"
-	case p.Kind == PathRelay && s.Phase != path.Off:
+	case p.Kind == PathRelay && s.Reason != path.ReasonOff:
 		return s.Why(now)
 	}
 	return p.Reason

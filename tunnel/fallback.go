@@ -266,6 +266,7 @@ func (w *wire) sendHeld() {
 			time.AfterFunc(holdRetry, w.sendHeld)
 			return
 		default:
+			w.shakes.left(i.key, i.index, string(i.to.DstToBytes()), now)
 			w.callAgain(i.attempt, i.to, 0)
 			sent++
 		}

@@ -209,6 +209,21 @@ func (h *handshakes) again(key wgkey.Public, index uint32) []byte {
 	return nil
 }
 
+// left notes that an initiation that was held back has gone to an endpoint only now: from now on it can cross the peer's, and be
+// answered.
+func (h *handshakes) left(key wgkey.Public, index uint32, endpoint string, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.peers[key]
+	if p == nil || !p.waiting || p.own.index != index {
+		return
+	}
+	p.own.sent = now
+	if w := p.own.wayTo(endpoint); w != nil {
+		w.sent = now
+	}
+}
+
 // pending returns the initiation that waits for an answer of a peer.
 func (h *handshakes) pending(key wgkey.Public) (a attempt, ok bool) {
 	h.mu.Lock()

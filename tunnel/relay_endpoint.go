@@ -28,9 +28,11 @@ type relayEndpoint struct {
 
 	settled  atomic.Pointer[settlement]
 	route    atomic.Pointer[route]       // nil: as WireGuard does it
+	back     atomic.Pointer[comeback]    // nil: there is nothing to come back to
 	peer     atomic.Pointer[device.Peer] // wireguard-go's; nil before the first route
 	sessions sessions
 	traffic  counters
+	earlier  earlier // of traffic.rxWay
 }
 
 // settlement says that a peer's newest session was made by UDP. See endpointFor.

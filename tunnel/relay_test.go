@@ -59,6 +59,26 @@ func TestRelayThatConnectsLateCostsNoRetry(t *testing.T) {
 	}
 }
 
+// Both ends call, and the relay comes so late that neither call would count as crossing the other if it counted from when it was made.
+func TestHeldInitiationsThatCross(t *testing.T) {
+	for _, after := range []time.Duration{ms, 1900 * ms, 2100 * ms, 3900 * ms, 4100 * ms, 4900 * ms} {
+		inRelayWorld(t, relayOpts{keepaliveOfA: 5, keepaliveOfB: 5, udp: ms, relay: 10 * ms, noUDP: true}, func(t *testing.T, w *relayWorld) {
+			w.relay.set(10*ms, true)
+			w.start(t)
+			time.Sleep(after)
+			w.relay.set(10*ms, false)
+			time.Sleep(holdRetry + 100*ms)
+			for _, of := range [][2]*end{{w.a, w.b}, {w.b, w.a}} {
+				s := statsOf(t, of[0], of[1].key.Public())
+				if s.LastHandshake.IsZero() || s.RTT > 50*ms {
+					t.Errorf("relay up after %v: %+v, want a handshake and no long RTT\n%s", after, s, of[0].log)
+				}
+			}
+			w.untilPing(t, 50*ms)
+		})
+	}
+}
+
 func TestHeldInitiationsAreGivenUp(t *testing.T) {
 	inRelayWorld(t, relayOpts{udp: ms, relay: ms, noUDP: true}, func(t *testing.T, w *relayWorld) {
 		w.relay.set(ms, true)

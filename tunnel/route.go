@@ -23,6 +23,8 @@ type Via uint8
 
 const (
 	// ViaDefault is as WireGuard does it: to where the peer was heard last, be that an address or the relay.
+	//
+	// A peer that WireGuard itself reached by UDP when its route was set is back there if the route is taken away within 10 s.
 	ViaDefault Via = iota
 	ViaRelay       // by the relay
 	ViaWay         // by one Way; what the socket refuses goes by the relay
@@ -74,7 +76,24 @@ func (t *Tunnel) setRoute(peer wgkey.Public, r Route) error {
 	case r.Via > ViaBoth:
 		return fmt.Errorf("unknown %v", r.Via)
 	}
+	if r.Via != ViaDefault && !link.isRouted(peer) {
+		link.setBack(peer, t.reachedAt(peer))
+	}
 	return link.setRoute(peer, r, t.dev.LookupPeer(device.NoisePublicKey(peer)), t.wire.endpointOf)
+}
+
+// reachedAt returns where WireGuard itself sends for a peer by UDP, nil if it does not.
+func (t *Tunnel) reachedAt(peer wgkey.Public) conn.Endpoint {
+	state, err := t.snapshot()
+	s := state[peer]
+	if err != nil || s.Relayed || !s.Endpoint.IsValid() || s.LastHandshake.IsZero() {
+		return nil
+	}
+	e, err := t.wire.Bind.ParseEndpoint(s.Endpoint.String())
+	if err != nil {
+		return nil
+	}
+	return e
 }
 
 // endpointOf returns the endpoint of a way.

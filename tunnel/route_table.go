@@ -75,6 +75,27 @@ func (l *relayLink) lookUp(w Way) acceptedWay {
 	return l.byWay[w]
 }
 
+// comeback is where WireGuard itself had a peer by UDP before its first route.
+type comeback struct {
+	conn.Endpoint
+	until time.Time
+}
+
+// backFor is how long after a route was set its end brings the peer back: a trial is shorter, and later nobody knows what is there.
+const backFor = 10 * time.Second
+
+// setBack notes where WireGuard itself has a peer that is about to get a route, nil if that is not by UDP.
+func (l *relayLink) setBack(key wgkey.Public, back conn.Endpoint) {
+	e := l.of(key)
+	switch {
+	case e == nil:
+	case back == nil:
+		e.back.Store(nil)
+	default:
+		e.back.Store(&comeback{back, time.Now().Add(backFor)})
+	}
+}
+
 // setRoute changes a peer's route. wayTo returns the endpoint for a new way.
 func (l *relayLink) setRoute(key wgkey.Public, r Route, peer *device.Peer, wayTo func(Way) (conn.Endpoint, error)) error {
 	l.mu.Lock()
@@ -110,19 +131,45 @@ func (l *relayLink) setRoute(key wgkey.Public, r Route, peer *device.Peer, wayTo
 	}
 	e.peer.Store(peer)
 	if r.Via == ViaDefault {
-		e.route.Store(nil)
-		l.forgetLocked(e)
+		l.endRouteLocked(e, peer)
 		return nil
 	}
-	l.acceptLocked(e, accept, raws)
 	e.route.Store(next)
+	l.acceptLocked(e, accept, raws)
 	e.settled.Store(nil)
 	peer.SetEndpointFromPacket(e)
 	return nil
 }
 
+// endRouteLocked leaves a peer to WireGuard: where it was by UDP before, or else by the relay. What the peer has sent by ways that
+// were on trial must not move it there.
+func (l *relayLink) endRouteLocked(e *relayEndpoint, peer *device.Peer) {
+	if e.route.Load() == nil {
+		return
+	}
+	back := e.back.Load()
+	if back == nil || time.Now().After(back.until) {
+		e.back.Store(nil)
+		e.route.Store(nil)
+		l.forgetLocked(e)
+		return
+	}
+	l.acceptLocked(e, nil, nil)
+	e.route.Store(nil)
+	peer.SetEndpointFromPacket(back.Endpoint)
+}
+
+// heardAt is the endpoint that wireguard-go is told for what came by a way of the peer's.
+func (e *relayEndpoint) heardAt(late bool) conn.Endpoint {
+	if back := e.back.Load(); late && back != nil && e.route.Load() == nil {
+		return back.Endpoint
+	}
+	return e
+}
+
 // acceptLocked replaces the ways of a peer. A way that was another peer's is this one's from now on: there is one peer behind
-// an address, and who was there before is gone. What the peer has sent by a way that goes must not move it back there.
+// an address, and who was there before is gone. Not so if the other one is reached by it, and this one is only said to be there, which
+// whoever can forge addresses can bring about. What the peer has sent by a way that goes must not move it back there.
 func (l *relayLink) acceptLocked(e *relayEndpoint, ways []Way, raws []conn.Endpoint) {
 	changed := false
 	for _, w := range e.accepted {
@@ -134,7 +181,9 @@ func (l *relayLink) acceptLocked(e *relayEndpoint, ways []Way, raws []conn.Endpo
 		}
 	}
 	for i, w := range ways {
-		if a := l.byWay[w]; a.owner != e || a.late {
+		if a := l.byWay[w]; a.owner != nil && a.owner != e && a.owner.isReachedBy(w) && !e.isReachedBy(w) {
+			continue
+		} else if a.owner != e || a.late {
 			l.byWay[w] = acceptedWay{owner: e, raw: raws[i]}
 			changed = true
 		}
@@ -150,18 +199,35 @@ func (l *relayLink) endLate(e *relayEndpoint, w Way) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if a := l.byWay[w]; a.owner == e && a.late {
-		delete(l.byWay, w)
-		l.accepting.Add(1)
+		l.leaveLocked(w)
 	}
 	e.late = slices.DeleteFunc(e.late, func(o Way) bool { return o == w })
+}
+
+// isReachedBy reports whether the packets for a peer go by a way.
+func (e *relayEndpoint) isReachedBy(w Way) bool {
+	r := e.route.Load()
+	return r != nil && r.raw != nil && r.way == w
+}
+
+// leaveLocked makes a way that of another peer that accepts it, or nobody's.
+func (l *relayLink) leaveLocked(w Way) {
+	l.accepting.Add(1)
+	a := l.byWay[w]
+	for _, e := range l.peers {
+		if e != a.owner && slices.Contains(e.accepted, w) {
+			l.byWay[w] = acceptedWay{owner: e, raw: a.raw}
+			return
+		}
+	}
+	delete(l.byWay, w)
 }
 
 // forgetLocked forgets all ways of a peer.
 func (l *relayLink) forgetLocked(e *relayEndpoint) {
 	for _, w := range slices.Concat(e.accepted, e.late) {
 		if l.byWay[w].owner == e {
-			delete(l.byWay, w)
-			l.accepting.Add(1)
+			l.leaveLocked(w)
 		}
 	}
 	e.accepted, e.late = nil, nil

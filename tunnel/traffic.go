@@ -21,7 +21,14 @@ type Traffic struct {
 	Roamed        netip.AddrPort
 	LastHandshake time.Time // zero if there was none
 
+	// RxWayBefore is what RxWay was some time ago: half a second, or as long as two calls of Traffic are apart. What has come since
+	// then is recent, though it may have come before somebody began to look.
+	RxWayBefore uint64
+
 	Failing bool // initiations have brought no answer for 5 s
+
+	// ByItself says that WireGuard has a session with a peer without route, and sends to it by UDP. It too may be a second old.
+	ByItself bool
 }
 
 // Traffic tells how much goes to and comes from a peer. It is cheap and may be called often. It is false for a key that is no
@@ -32,13 +39,40 @@ func (t *Tunnel) Traffic(peer wgkey.Public) (Traffic, bool) {
 		return Traffic{}, false
 	}
 	now := Traffic{Tx: e.traffic.tx.Load(), RxWay: e.traffic.rxWay.Load(), RxRelay: e.traffic.rxRelay.Load()}
-	now.Failing = t.shakes.isFailing(peer, time.Now())
+	at := time.Now()
+	now.RxWayBefore = e.earlier.note(now.RxWay, at)
+	now.Failing = t.shakes.isFailing(peer, at)
 	s := t.recent.of(peer, t.snapshot)
 	now.LastHandshake = s.LastHandshake
-	if e.route.Load() != nil && !s.Relayed && !t.wire.link.accepts(peer, s.Endpoint) {
+	if e.route.Load() == nil {
+		now.ByItself = !s.Relayed && s.Endpoint.IsValid() && time.Since(s.LastHandshake) < sessionLife
+	} else if !s.Relayed && !t.wire.link.accepts(peer, s.Endpoint) {
 		now.Roamed = s.Endpoint
 	}
 	return now, true
+}
+
+// earlier remembers what a counter was.
+type earlier struct {
+	mu           sync.Mutex // guards the following
+	at           time.Time
+	older, newer uint64
+}
+
+// earlierBy is how far apart it looks at the counter, at least.
+const earlierBy = 500 * time.Millisecond
+
+// note takes in what the counter is, and returns what it was: that long ago at least, or at first.
+func (e *earlier) note(n uint64, now time.Time) uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.at.IsZero():
+		e.older, e.newer, e.at = n, n, now
+	case now.Sub(e.at) >= earlierBy:
+		e.older, e.newer, e.at = e.newer, n, now
+	}
+	return e.older
 }
 
 // recentLife is for how long one reading of the device's state serves.

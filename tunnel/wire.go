@@ -159,7 +159,7 @@ func (w *wire) receiver(recv conn.ReceiveFunc, source func(conn.Endpoint) netip.
 				continue
 			}
 			if e, late := w.link.ownerOf(eps[i], generation); e != nil && e.isFor(bufs[i][:sizes[i]]) {
-				eps[i] = e
+				eps[i] = e.heardAt(late)
 				if !late {
 					count.count(&e.traffic.rxWay)
 				}

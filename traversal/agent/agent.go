@@ -68,7 +68,8 @@ type Agent struct {
 	done                    chan outcome  // of echoes and of asking for addresses
 	closing                 chan struct{}
 	closeOnce               sync.Once
-	finished                chan struct{} // closed when Run returns
+	parting                 exchange.Reason // why; readable once closing is closed
+	finished                chan struct{}   // closed when Run returns
 
 	status atomic.Pointer[[]*published]
 
@@ -200,8 +201,16 @@ func (a *Agent) signal() {
 }
 
 // Close tells all peers goodbye, and ends Run. It returns when Run has, or with the error of ctx. Run need not have been called.
-func (a *Agent) Close(ctx context.Context) error {
-	a.closeOnce.Do(func() { close(a.closing) })
+func (a *Agent) Close(ctx context.Context) error { return a.part(ctx, exchange.Shutdown) }
+
+// Withdraw is Close for a node that stays, but wants no direct paths any more.
+func (a *Agent) Withdraw(ctx context.Context) error { return a.part(ctx, exchange.NotWanted) }
+
+func (a *Agent) part(ctx context.Context, why exchange.Reason) error {
+	a.closeOnce.Do(func() {
+		a.parting = why
+		close(a.closing)
+	})
 	a.mu.Lock()
 	started := a.started
 	a.mu.Unlock()

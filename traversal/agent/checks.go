@@ -75,6 +75,7 @@ func transient(err error) bool {
 
 // handleCheck takes an authenticated check.
 func (e *engine) handleCheck(c *checked) {
+	c.share.Add(-1)
 	p := e.numbers[c.peer]
 	if p == nil {
 		return
@@ -89,8 +90,8 @@ func (e *engine) handleCheck(c *checked) {
 	if r == nil {
 		return
 	}
-	e.fitted(p, r)
 	e.step(p, path.Answered{Route: r.route, RTT: c.at.Sub(r.sent), Mapped: c.mapped, Size: r.size}, c.at)
+	e.fitted(p, r)
 	e.punchAnswered(p, r.route, c.at)
 }
 

@@ -15,28 +15,36 @@ type outcome func(now time.Time)
 // execute does what a machine says. urgent: its checks answer one of the peer's.
 func (e *engine) execute(p *peer, actions []path.Action, urgent bool, now time.Time) {
 	mode, use, accept := p.mode, p.use, p.accept
-	var later []path.Action // what changes the machine once more
+	for _, x := range actions {
+		switch x := x.(type) {
+		case path.Use:
+			mode, use = x.Mode, x.Route
+		case path.Accept:
+			accept = slices.Clone(x.Routes)
+		}
+	}
+	e.route(p, mode, use, accept, now) // first: messages go by the path in use too
+	var later []path.Action            // what changes the machine once more
+	echo := false
 	for _, x := range actions {
 		switch x := x.(type) {
 		case path.Send:
 			e.send(p, x.Message, now)
 		case path.Check:
 			e.queueCheck(p, x, urgent, now)
-		case path.Use:
-			mode, use = x.Mode, x.Route
-		case path.Accept:
-			accept = slices.Clone(x.Routes)
 		case path.Echo:
-			e.echo(p)
+			echo = true
 		case path.Regather:
 			e.cfg.Gather.Refresh()
 		case path.Report:
-			e.report(p, x)
+			e.report(p, x, now)
 		case path.Punch:
 			later = append(later, x)
 		}
 	}
-	e.route(p, mode, use, accept, now)
+	if echo { // by the path that it is about
+		e.echo(p)
+	}
 	for _, x := range later {
 		e.startPunch(p, x.(path.Punch), now)
 	}
@@ -51,23 +59,42 @@ func (e *engine) route(p *peer, mode path.Mode, use path.Route, accept []path.Ro
 		e.reindex = true
 	}
 	e.release(p.accept, now)
-	added := slices.DeleteFunc(slices.Clone(accept), func(r path.Route) bool { return slices.Contains(p.accept, r) })
 	p.mode, p.use, p.accept = mode, use, accept
-	if err := e.cfg.Transport.SetRoute(p.Key, mode, use, accept); err != nil {
+	if err := e.cfg.Transport.SetRoute(p.Key, mode, use, accept); err != nil && e.wants(p) {
 		e.count(RouteErrors)
-		e.log.Warn("the path of a peer could not be set", "peer", p.Key.Short(), "name", p.Name, "err", err)
-	}
-	for _, r := range added {
-		e.measure(p, r, now)
+		e.report(p, path.Report{Level: slog.LevelWarn, Text: "the path of a peer could not be set", Attrs: []slog.Attr{slog.Any("err", err)}}, now)
 	}
 	e.forgetFits(p)
 }
 
-// report logs a change of state that somebody may want to know.
-func (e *engine) report(p *peer, r path.Report) {
+// wants reports whether a peer is still one of SetPeers: WireGuard may have let go of one that is not.
+func (e *engine) wants(p *peer) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.secrets[p.Key] != nil
+}
+
+// How many lines a peer may cause, which can begin anew, and say goodbye, as often as it likes.
+const (
+	lineBurst = 20
+	lineEvery = 10 * time.Second
+)
+
+// report logs a change of state that somebody may want to know. Too many of one peer are held back.
+func (e *engine) report(p *peer, r path.Report, now time.Time) {
 	attrs := append([]slog.Attr{slog.String("peer", p.Key.Short())}, r.Attrs...)
 	if p.Name != "" {
 		attrs = slices.Insert(attrs, 1, slog.String("name", p.Name))
+	}
+	if r.Level >= slog.LevelInfo {
+		if !p.lines.take(now) {
+			p.held++
+			return
+		}
+		if p.held > 0 {
+			attrs = append(attrs, slog.Int("held_back", p.held))
+			p.held = 0
+		}
 	}
 	e.log.LogAttrs(e.ctx, r.Level, r.Text, attrs...)
 }

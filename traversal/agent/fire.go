@@ -29,6 +29,7 @@ func (e *engine) fire(at, now time.Time) {
 	b := e.punch
 	b.stage, b.start = firing, at
 	b.peer.punched.last[b.technique] = now
+	b.peer.punched.wasted = 0
 	b.sequence = b.plan.Shots(b.theirs, len(b.sockets), uint64(b.peer.session))
 	b.until = at.Add(b.sequence.Lasts)
 	b.shot, b.loaded = b.sequence.Next()
@@ -158,6 +159,9 @@ func (e *engine) finishPunch(found bool, why string, now time.Time) {
 	}
 	p := b.peer
 	p.declined = true
+	if !found && b.stage != firing {
+		p.punched.waste(now)
+	}
 	p.punched.PunchStatus = PunchStatus{
 		Technique: b.technique.String(), At: now, Lead: b.lead, Found: found, Packets: b.packets, Sockets: len(b.sockets), Err: why,
 	}
@@ -174,14 +178,17 @@ func (e *engine) finishPunch(found bool, why string, now time.Time) {
 	if why != "" {
 		e.log.Debug("attempt at a hard NAT failed early", "peer", p.Key.Short(), "technique", b.technique, "err", why)
 	}
-	if !found && b.stage != firing && (why != gaveUp || b.lead) {
+	if !found && b.stage != firing && why != gaveUp && why != declinedThere {
 		e.sayOver(b, now)
 	}
 	e.step(p, path.PunchDone{Technique: b.technique, Found: found, Err: why}, now)
 }
 
-// gaveUp is why a follower ends what the leader has ended.
-const gaveUp = "the peer has given it up"
+// Why one ends what the other has ended, who need not be told.
+const (
+	gaveUp        = "the peer has given it up" // the leader has
+	declinedThere = "the peer cannot do it"    // the follower
+)
 
 // sayOver tells the peer, who may be waiting, that nothing comes of it.
 func (e *engine) sayOver(b *punching, now time.Time) {

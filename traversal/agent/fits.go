@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"log/slog"
 	"slices"
 	"time"
 
@@ -37,7 +38,8 @@ type fit struct {
 // fullSize is the datagram of a full packet of the tunnel.
 func (e *engine) fullSize() int { return e.cfg.MTU + dataExtra }
 
-// measure begins to find out whether a route carries full-size datagrams. It may be used meanwhile, and whatever comes out.
+// measure begins to find out whether a route carries full-size datagrams. It may be used meanwhile, and whatever comes out. The peer
+// has answered there: what is only said to be its address gets no large datagrams.
 func (e *engine) measure(p *peer, r path.Route, now time.Time) {
 	if p.fits == nil {
 		p.fits = map[path.Route]*fit{}
@@ -54,14 +56,19 @@ func (e *engine) tryFull(p *peer, r path.Route, f *fit, now time.Time) {
 	e.queueCheck(p, path.Check{Route: r, Size: e.fullSize()}, false, now)
 }
 
-// fitted judges a response: a padded one says that the route is wide; others, that a padded one is missing by now.
+// fitted judges a response, which the machine has had: the first on a route that is accepted has it measured; a padded one says that
+// the route is wide; others, that a padded one is missing by now.
 func (e *engine) fitted(p *peer, r *request) {
-	f := p.fits[r.route]
-	if f == nil || f.width == WidthFull {
-		return
-	}
 	now := time.Now()
+	f := p.fits[r.route]
 	switch {
+	case f == nil:
+		if slices.Contains(p.accept, r.route) {
+			e.measure(p, r.route, now)
+		}
+		return
+	case f.width == WidthFull:
+		return
 	case r.size == e.fullSize():
 		f.width = WidthFull
 	case f.width == WidthNarrow || now.Sub(f.at) < fullGap:
@@ -72,8 +79,11 @@ func (e *engine) fitted(p *peer, r *request) {
 	default:
 		f.width = WidthNarrow
 		if r.route == p.use {
-			e.log.Info("the direct path does not carry full-size datagrams: large packets are cut or lost; lower the tunnel's MTU if they are",
-				"peer", p.Key.Short(), "name", p.Name, "endpoint", r.route.WG)
+			e.report(p, path.Report{
+				Level: slog.LevelInfo,
+				Text:  "the direct path does not carry full-size datagrams: large packets are cut or lost; lower the tunnel's MTU if they are",
+				Attrs: []slog.Attr{slog.Any("endpoint", r.route.WG)},
+			}, now)
 		}
 	}
 	e.mark(p)

@@ -15,7 +15,7 @@ type index struct {
 	sessions map[exchange.Session]*entry // by our session with the peer
 	numbers  map[uint32]*entry           // by the number of the peer in transaction ids
 	routes   map[way]*entry              // accepted routes
-	keys     map[wgkey.Public]struct{}   // of all peers
+	keys     map[wgkey.Public]*entry     // of all peers
 }
 
 // way is where a datagram comes from.
@@ -40,6 +40,7 @@ type entry struct {
 	key     wgkey.Public
 	theirs  exchange.Session
 	receive check.Key
+	inbox   *inbox
 }
 
 // lookup finds out which peer a well-formed check is of, as far as can be told without verifying it.
@@ -59,17 +60,20 @@ func newIndex(peers map[wgkey.Public]*peer) *index {
 		sessions: make(map[exchange.Session]*entry, len(peers)),
 		numbers:  make(map[uint32]*entry, len(peers)),
 		routes:   make(map[way]*entry, len(peers)),
-		keys:     make(map[wgkey.Public]struct{}, len(peers)),
+		keys:     make(map[wgkey.Public]*entry, len(peers)),
 	}
 	for key, p := range peers {
-		x.keys[key] = struct{}{}
-		e := &entry{number: p.number, key: key, theirs: p.theirs, receive: p.keys.Receive}
+		e := &entry{number: p.number, key: key, theirs: p.theirs, receive: p.keys.Receive, inbox: &p.inbox}
+		x.keys[key] = e
 		if p.theirs != 0 {
 			x.sessions[p.session] = e
 			x.numbers[p.number] = e
 		}
 		for _, r := range p.accept {
-			x.routes[wayOf(r)] = e
+			// A peer can pretend to be at another one's address, but for being used there it has to answer.
+			if w := wayOf(r); x.routes[w] == nil || p.mode != path.ModeRelay && p.use == r {
+				x.routes[w] = e
+			}
 		}
 	}
 	return x

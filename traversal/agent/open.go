@@ -10,53 +10,62 @@ import (
 )
 
 const (
-	opensPerPeer = 40 // sealed messages per second
-	helloEvery   = 5 * time.Second
+	opensPerPeer   = 40 // sealed messages per second by relay
+	guessesPerPeer = 20 // by UDP, where anybody can pretend to be the peer
+	helloEvery     = 5 * time.Second
+	skewEvery      = time.Minute // between warnings
 )
 
 // handleSealed opens a sealed message and acts on it.
 func (e *engine) handleSealed(s *sealed, now time.Time) {
+	s.share.Add(-1)
 	p := e.peers[s.from]
 	if p == nil {
 		return
 	}
-	if !p.opens.take(now) {
+	limit := &p.opens
+	if s.byUDP {
+		limit = &p.guesses
+	}
+	if !limit.take(now) {
 		e.count(SealedLimited)
 		return
 	}
 	m, err := e.sealer.Open(s.packet, s.from, now)
 	if err != nil {
 		e.count(SealedRefused)
-		e.rejected(p, err, now)
+		e.rejected(p, err, s.byUDP, now)
 		return
 	}
 	e.count(SealedOpened)
 	if m.RTT > 0 {
 		p.rtt = m.RTT
 	}
-	if p.skewAt = (time.Time{}); p.skew != 0 {
+	if p.skew != 0 {
 		p.skew = 0
 		e.mark(p)
 	}
 	e.heard(p, m, now)
 }
 
-// rejected notes why a message of a peer was not taken, and has the machine mend it where that is possible.
-func (e *engine) rejected(p *peer, err error, now time.Time) {
+// rejected notes why a message of a peer was not taken, and has the machine mend it where that is possible. One that came by UDP may
+// be somebody's recording, which says nothing about the peer's clock.
+func (e *engine) rejected(p *peer, err error, byUDP bool, now time.Time) {
 	var r *exchange.Rejection
 	if !errors.As(err, &r) {
 		return
 	}
-	switch r.Fault {
-	case exchange.FaultStale, exchange.FaultAhead:
-		if p.skewAt.IsZero() || now.Sub(p.skewAt) > time.Minute {
+	switch {
+	case byUDP:
+	case r.Fault == exchange.FaultStale, r.Fault == exchange.FaultAhead:
+		if p.skewAt.IsZero() || now.Sub(p.skewAt) > skewEvery {
 			e.log.Warn("messages of a peer are refused for their time: traversal needs clocks that differ by less than a minute; set both by NTP",
 				"peer", p.Key.Short(), "name", p.Name, "ahead", r.Skew.Round(time.Second))
 			p.skewAt = now
 		}
 		p.skew = r.Skew
 		e.mark(p)
-	case exchange.FaultVersion:
+	case r.Fault == exchange.FaultVersion:
 		e.log.Debug("message refused", "peer", p.Key.Short(), "err", err)
 	}
 	if r.Hello {
@@ -88,7 +97,7 @@ func (e *engine) heard(p *peer, m exchange.Message, now time.Time) {
 		e.punchHeard(p, &m, now)
 		return
 	}
-	if m.Kind == exchange.KindStart && m.Session == p.theirs {
+	if m.Kind == exchange.KindStart && m.Session == p.theirs && m.Fresh {
 		e.leaderGaveUp(p, now)
 	}
 	e.step(p, path.Heard{Message: m}, now)

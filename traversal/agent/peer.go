@@ -35,7 +35,7 @@ type peer struct {
 	accept []path.Route
 
 	traffic Traffic
-	flowing bool      // something flowed between the last two samples
+	flowing bool      // something flowed within flowFor
 	moved   time.Time // when something flowed last
 	counted bool      // among those that are moving
 	sampled bool
@@ -44,10 +44,15 @@ type peer struct {
 	state      path.State // after the last step that was noted
 	admitted   bool       // the machine was let begin
 	seated     time.Time  // when
+	looked     time.Time  // since when it looks for a path, if it does
 	toldActive bool
 
 	answers bucket // responses
-	opens   bucket // sealed messages that are opened
+	opens   bucket // sealed messages that are opened, by relay
+	guesses bucket // by UDP
+	lines   bucket // of the log
+	held    int    // lines that were held back
+	inbox   inbox
 	hellos  bucket
 
 	rtt      time.Duration // by relay; 0: not known

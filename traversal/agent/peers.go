@@ -43,7 +43,9 @@ func (e *engine) add(x Peer, r *roster, now time.Time) {
 	e.last++
 	p := &peer{
 		Peer: x, number: e.last, secret: r.secrets[x.Key], session: exchange.NewSession(),
-		answers: newBucket(answersPerPeer, answersPerPeer/2), opens: newBucket(opensPerPeer, 2*opensPerPeer),
+		answers: newBucket(answersPerPeer, answersPerPeer/2),
+		opens:   newBucket(opensPerPeer, 2*opensPerPeer), guesses: newBucket(guessesPerPeer, 2*guessesPerPeer),
+		lines:  bucket{rate: 1 / lineEvery.Seconds(), burst: lineBurst},
 		hellos: bucket{rate: 1 / helloEvery.Seconds(), burst: 1},
 		public: &published{key: x.Key},
 	}
@@ -90,7 +92,7 @@ func (e *engine) end() {
 	for _, p := range slices.Clone(e.list) {
 		select {
 		case <-e.closing:
-			e.goodbye(p, exchange.Shutdown, now)
+			e.goodbye(p, e.parting, now)
 		default:
 		}
 		e.remove(p, now)

@@ -23,6 +23,7 @@ const (
 	maxHolds     = 3
 	graceTime    = time.Second // in which sockets that have not won stay: the peer's choice may be another
 	punchWaiting = 8           // that wait for the one that runs
+	punchWasted  = 3           // that came to nothing in a row before the peer has to wait
 )
 
 // stage is how far an attempt at a hard NAT has come. The side that leads goes through all of them in this order; the other one
@@ -71,7 +72,16 @@ type helper struct {
 // punchedAt is what was tried last with a peer on this network, and since when there are packets of each technique.
 type punchedAt struct {
 	PunchStatus
-	last [punch.NumTechniques]time.Time
+	last   [punch.NumTechniques]time.Time
+	wasted int       // attempts in a row that ended before there were packets
+	rest   time.Time // for which there is no other before: there is one attempt at a time, which all peers wait for
+}
+
+// waste notes an attempt that has kept the others waiting for nothing. A few are bad luck.
+func (a *punchedAt) waste(now time.Time) {
+	if a.wasted++; a.wasted >= punchWasted {
+		a.rest = now.Add(min(punchAgain<<min(a.wasted-punchWasted, 10), punchEvery))
+	}
 }
 
 // waitingPunch is an attempt that waits until the one that runs is over.
@@ -136,6 +146,8 @@ func (e *engine) mayPunch(p *peer, x path.Punch, now time.Time) string {
 		return "the peer has not been heard"
 	case !p.punched.last[x.Technique].IsZero() && now.Sub(p.punched.last[x.Technique]) < every:
 		return "it was tried a short time ago"
+	case now.Before(p.punched.rest):
+		return "the last ones came to nothing"
 	}
 	return ""
 }
@@ -169,7 +181,7 @@ func (e *engine) askReady(now time.Time) {
 
 // punchHeard takes a start with a technique. One that asks to prepare is for the machine to judge, which then calls for a Punch.
 func (e *engine) punchHeard(p *peer, m *exchange.Message, now time.Time) {
-	if m.Session != p.theirs {
+	if m.Session != p.theirs || !m.Fresh { // the machine knows what to answer
 		e.step(p, path.Heard{Message: *m}, now)
 		return
 	}
@@ -235,7 +247,7 @@ func (e *engine) punchPlanned(p *peer, t punch.Technique) bool {
 func (e *engine) followerReady(m *exchange.Message, now time.Time) {
 	b := e.punch
 	if len(m.Expect) == 0 {
-		e.finishPunch(false, "the peer cannot do it", now)
+		e.finishPunch(false, declinedThere, now)
 		return
 	}
 	if b.theirs = e.checkPorts(m.Expect); len(b.theirs) == 0 {

@@ -153,7 +153,10 @@ func (e *engine) woken(now time.Time) {
 // tick does what is due.
 func (e *engine) tick(now time.Time) {
 	e.watchClock(now)
-	for len(e.due) > 0 && !e.due[0].due.After(now) {
+	for range 2 * len(e.list) { // whatever machines ask for, others have their turn too
+		if len(e.due) == 0 || e.due[0].due.After(now) {
+			break
+		}
 		e.step(e.due[0], path.Tick{}, now)
 	}
 	e.sample(now)

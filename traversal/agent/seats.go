@@ -11,6 +11,9 @@ import (
 const (
 	maxSeats = 8           // peers that look for a path at once
 	seatTime = time.Second // for a machine that was let begin to do so
+
+	// seatMost is how long checks and a trial keep a seat: several times what they take. A peer can have them begun anew for ever.
+	seatMost = 30 * time.Second
 )
 
 // seats lets machines begin, a few at a time, so that the checks of each can be sent at the pace that its schedule has in mind: those
@@ -54,10 +57,13 @@ func (e *engine) admit(now time.Time) {
 
 // holdsSeat reports whether an admitted machine has a seat still.
 func (e *engine) holdsSeat(p *peer, now time.Time) bool {
-	if p.looking() {
-		return true
-	}
 	until := p.seated.Add(seatTime)
+	switch p.state.Phase {
+	case path.Punching:
+		return true
+	case path.Checking, path.Trial:
+		until = p.looked.Add(seatMost)
+	}
 	if p.state.Phase == path.Direct || !now.Before(until) {
 		return false
 	}
@@ -89,8 +95,12 @@ func (e *engine) note(p *peer, s path.State, now time.Time) {
 	if s.Phase != p.state.Phase || s.Called != p.state.Called || s.PeerSession != p.state.PeerSession {
 		e.seats.changed = true
 	}
+	was := p.looking()
 	p.state = s
 	if p.looking() {
+		if !was {
+			p.looked = now
+		}
 		e.beEager(true)
 	}
 	if p.moving() != p.counted {

@@ -9,7 +9,8 @@ import (
 
 const (
 	strangerSlots = 1024
-	strangerTries = 16 // failed verifications per second and slot
+	strangerTries = 16   // failed verifications per second and slot
+	claimTries    = 1024 // of what seems to come from a peer on its path
 )
 
 // strangers limits how many datagrams that turn out to be forged one source may have verified. Sources share slots by a hash that
@@ -31,10 +32,13 @@ func (s *strangers) slot(from netip.Addr) *atomic.Uint64 {
 	return &s.slots[maphash.Bytes(s.seed, b[:n])%strangerSlots]
 }
 
-// allow reports whether a datagram from there may be verified.
-func (s *strangers) allow(from netip.Addr, now time.Time) bool {
+// failures is how many datagrams from there were forged within this second.
+func (s *strangers) failures(from netip.Addr, now time.Time) int {
 	v := s.slot(from).Load()
-	return v>>16 != uint64(now.Unix()) || v&0xffff < strangerTries
+	if v>>16 != uint64(now.Unix()) {
+		return 0
+	}
+	return int(v & 0xffff)
 }
 
 // failed counts one that was forged. A count that is lost to another goroutine's does no harm.
@@ -44,7 +48,7 @@ func (s *strangers) failed(from netip.Addr, now time.Time) {
 	if v>>16 != second {
 		v = second << 16
 	}
-	if v&0xffff < strangerTries {
+	if v&0xffff < claimTries {
 		v++
 	}
 	slot.Store(v)

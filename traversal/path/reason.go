@@ -101,7 +101,7 @@ func (m *Machine) reason() Reason {
 	switch {
 	case m.using != nil && m.trial == nil:
 		return ReasonNone
-	case !m.wanted.On && m.peer.session == 0:
+	case !m.wanted.On && m.peer.session == 0 && m.resends == 0 && !m.unwanted && !m.peerLeft:
 		return ReasonOff
 	case !m.own.known:
 		return ReasonGathering
