@@ -177,6 +177,7 @@ func (n *Node) start() (err error) {
 	if err := n.tunnel.Start(); err != nil {
 		return err
 	}
+	n.direct.setFilter(n.conf) // it has a port now
 	n.direct.apply(n.conf)
 	n.wg.Go(func() { n.outer.run(n.ctx) })
 	n.wg.Go(func() { hostnet.WatchFrom(n.ctx, n.host, hostPoll, n.hostChanged) })
