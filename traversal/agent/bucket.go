@@ -31,12 +31,6 @@ func (b *bucket) take(now time.Time) bool {
 	return true
 }
 
-// spend takes one token whether there is one or not: what comes after waits for it.
-func (b *bucket) spend(now time.Time) {
-	b.refill(now)
-	b.used++
-}
-
 // next is when there is a token, as of the last call of the others.
 func (b *bucket) next() time.Time {
 	short := 1 - (b.burst - b.used)

@@ -177,7 +177,6 @@ type node struct {
 	sent    []time.Time // by any socket
 	changes int
 	names   map[string][]netip.Addr
-	wgPort  uint16
 
 	cancel context.CancelFunc
 	done   chan struct{}

@@ -87,7 +87,6 @@ type simNode struct {
 	frozen               bool // the host sleeps: nothing is executed, nothing arrives
 	got                  map[int]bool
 	appSent              int
-	hinted               bool
 	hints                exchange.Hints
 	wgFails              bool
 
