@@ -58,7 +58,7 @@ func (n *Node) Status() Status {
 		}
 		if isSought {
 			ps.Traversal = traversalStatus(search)
-			ps.Path.Reason = soughtReason(ps.Path, search, now)
+			ps.Path.Reason = soughtReason(ps.Path, search, p.Endpoint, now)
 		}
 		switch path.kind {
 		case PathDirect:

@@ -56,13 +56,15 @@ func traversalStatus(s agent.PeerStatus) *TraversalStatus {
 
 // soughtReason says why the path to a peer is as it is, where a direct one is sought. The reason is otherwise that of WireGuard
 // and the relays alone.
-func soughtReason(p PathStatus, s agent.PeerStatus, now time.Time) string {
+func soughtReason(p PathStatus, s agent.PeerStatus, configured string, now time.Time) string {
 	switch {
 	case s.ClockAhead != 0 && s.Mode == path.ModeRelay:
 		return fmt.Sprintf("the peer's clock is %s: set both clocks right, direct paths need them to agree within %s",
 			aheadOf(s.ClockAhead), show.Span(exchange.MaxSkew))
 	case p.Kind == PathDirect && s.Mode != path.ModeRelay:
 		return "direct path found"
+	case p.Kind == PathRelay && s.Reason != path.ReasonOff && configured != "":
+		return fmt.Sprintf("its endpoint %s does not answer by UDP; %s", configured, s.Why(now))
 	case p.Kind == PathRelay && s.Reason != path.ReasonOff:
 		return s.Why(now)
 	}

@@ -170,7 +170,7 @@ func (w *routeWorld) wantPath(t *testing.T, when string, e *routeEnd, want strin
 		t.Errorf("%s: %v sends by %s, want %s", when, e.src, got, want)
 	}
 	traffic, ok := e.Traffic(e.peer)
-	if !ok || traffic.LastHandshake.IsZero() || traffic.Roamed.IsValid() {
+	if !ok || traffic.LastHandshake.IsZero() || traffic.Roamed.IsValid() != traffic.ByItself {
 		t.Errorf("%s: traffic %+v", when, traffic)
 	}
 }
@@ -402,7 +402,7 @@ func TestRoamed(t *testing.T) {
 			t.Errorf("%+v, want it roamed", s)
 		}
 		w.a.set(t, Route{})
-		if s, _ := w.a.Traffic(w.a.peer); s.Roamed.IsValid() {
+		if s, _ := w.a.Traffic(w.a.peer); !s.ByItself || s.Roamed.String() != "198.51.100.2:5000" {
 			t.Errorf("%+v of a peer without route", s)
 		}
 		w.check(t, "roamed again")

@@ -16,8 +16,9 @@ type Traffic struct {
 	RxWay   uint64 // received by accepted ways, in a session of the peer but not authenticated yet
 	RxRelay uint64 // received by the relay
 
-	// Roamed is where WireGuard sends for a peer with a route if a packet of the peer from elsewhere has moved it there: an
-	// address that the route does not accept. It is invalid otherwise. It may be a second old, as may LastHandshake.
+	// Roamed is where WireGuard sends by itself: for a peer without route as ByItself says, for one with a route if a packet of the
+	// peer from elsewhere has moved it to an address that the route does not accept. It is invalid otherwise. It may be a second
+	// old, as may LastHandshake.
 	Roamed        netip.AddrPort
 	LastHandshake time.Time // zero if there was none
 
@@ -45,7 +46,9 @@ func (t *Tunnel) Traffic(peer wgkey.Public) (Traffic, bool) {
 	s := t.recent.of(peer, t.snapshot)
 	now.LastHandshake = s.LastHandshake
 	if e.route.Load() == nil {
-		now.ByItself = !s.Relayed && s.Endpoint.IsValid() && time.Since(s.LastHandshake) < sessionLife
+		if now.ByItself = !s.Relayed && s.Endpoint.IsValid() && time.Since(s.LastHandshake) < sessionLife; now.ByItself {
+			now.Roamed = s.Endpoint
+		}
 	} else if !s.Relayed && !t.wire.link.accepts(peer, s.Endpoint) {
 		now.Roamed = s.Endpoint
 	}

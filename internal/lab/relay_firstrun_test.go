@@ -31,7 +31,7 @@ func TestRelayFirstRun(t *testing.T) {
 		}
 	}
 
-	a, b := w.configs("\n"+printed, "", "")
+	a, b := w.configs("\n"+printed+"\n[Traversal]\nDirect = no\n", "", "") // who has found a direct path needs no relay
 	w.start(t, a, b)
 	time.Sleep(time.Second)
 	if echoes(w.c, meshB) || pathOf(t, w.nodeA).Kind != "none" {

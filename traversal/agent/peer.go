@@ -37,6 +37,7 @@ type peer struct {
 	traffic Traffic
 	flowing bool      // something flowed within flowFor
 	moved   time.Time // when something flowed last
+	roamed  time.Time // when the machine was told last where WireGuard sends by itself
 	counted bool      // among those that are moving
 	sampled bool
 	relay   path.Relay

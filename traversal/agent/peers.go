@@ -61,7 +61,7 @@ func (e *engine) add(x Peer, r *roster, now time.Time) {
 	e.presence(p, now)
 	e.samplePeer(p, now)
 	if l := e.cfg.Gather.Local(); l.First {
-		e.step(p, path.Gathered{Candidates: l.Candidates, Hints4: l.Hints4, Hints6: l.Hints6}, now)
+		e.step(p, path.Gathered{Candidates: l.Candidates, Hints4: l.Hints4, Hints6: l.Hints6, Blocked: l.UDPBlocked}, now)
 	}
 }
 
@@ -111,7 +111,7 @@ func (e *engine) gathered(network bool, now time.Time) {
 	network = network || e.moving
 	e.moving = false
 	for _, p := range e.list {
-		e.step(p, path.Gathered{Candidates: l.Candidates, Hints4: l.Hints4, Hints6: l.Hints6, Network: network}, now)
+		e.step(p, path.Gathered{Candidates: l.Candidates, Hints4: l.Hints4, Hints6: l.Hints6, Network: network, Blocked: l.UDPBlocked}, now)
 	}
 }
 

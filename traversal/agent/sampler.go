@@ -10,6 +10,7 @@ const (
 	sampleTrial = 50 * time.Millisecond  // of peers that are moving: it is what ends a trial
 	sampleFast  = 250 * time.Millisecond // of peers for which something flows
 	sampleSlow  = 2 * time.Second        // of all
+	roamedAgain = 10 * time.Second       // a machine that knows nothing of its peer yet has no use for the news
 	flowFor     = 5 * time.Second        // after the last datagram something may yet flow: a path that is cut is silent at first
 )
 
@@ -132,7 +133,8 @@ func (e *engine) samplePeer(p *peer, now time.Time) {
 	if t.Failing != was.Failing || !t.LastHandshake.Equal(was.LastHandshake) {
 		e.step(p, path.Handshake{Failing: t.Failing, At: t.LastHandshake}, now)
 	}
-	if t.Roamed.IsValid() && t.Roamed != was.Roamed {
+	if t.Roamed.IsValid() && (t.Roamed != was.Roamed || now.Sub(p.roamed) >= roamedAgain) {
+		p.roamed = now
 		e.step(p, path.Roamed{Remote: plain(t.Roamed)}, now)
 	}
 }

@@ -28,6 +28,9 @@ type Gathered struct {
 
 	// Network says that the host's network has changed: bans end, and everything is checked anew.
 	Network bool
+
+	// Blocked says that servers were asked where this node is seen from outside, and that none has answered.
+	Blocked bool
 }
 
 // Relay says how the peer is reached without a direct path.

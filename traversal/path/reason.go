@@ -32,7 +32,8 @@ const (
 	ReasonNoAddress                  // the peer names no address of a family that this node has
 	ReasonNoEndpoint                 // it names none at all that may be sent to
 	ReasonBlockedHere                // no UDP to the internet
-	ReasonBlockedThere               // likewise at the peer
+	ReasonUnseenHere                 // no server is asked where this node is seen from outside
+	ReasonBlockedThere               // the peer does not know where it is seen from outside
 	ReasonHardBoth                   // both NATs map per destination
 	ReasonHardHere                   // the own one does, and the peer's filters by port
 	ReasonHardThere                  // the other way round
@@ -78,8 +79,10 @@ func (r Reason) String() string {
 		return "the peer names no endpoint that may be sent to (it has no network but the tunnel's, or all are filtered)"
 	case ReasonBlockedHere:
 		return "UDP to the internet is blocked here: needs a firewall that lets UDP out"
+	case ReasonUnseenHere:
+		return "nobody tells this node where it is seen from outside: needs a [STUN] server in its configuration"
 	case ReasonBlockedThere:
-		return "UDP is blocked at the peer: needs a firewall there that lets UDP out"
+		return "UDP is blocked at the peer: needs a firewall there that lets UDP out, or a [STUN] server in its configuration if it has none"
 	case ReasonHardBoth:
 		return "both NATs map per destination: needs IPv6, a port forward or UPnP on one side"
 	case ReasonHardHere:
@@ -141,9 +144,11 @@ func (m *Machine) anyBan() bool {
 func (m *Machine) reasonOfHints() Reason {
 	own, peer := m.own.hints4, m.peer.hints4
 	switch {
-	case m.own.blocked():
+	case m.blockedHere:
 		return ReasonBlockedHere
-	case m.peer.blocked():
+	case m.own.unseen():
+		return ReasonUnseenHere
+	case m.peer.unseen():
 		return ReasonBlockedThere
 	case len(m.pairs) == 0 && len(m.peer.candidates) == 0:
 		return ReasonNoEndpoint
@@ -182,9 +187,8 @@ func filtersPort(h exchange.Hints) bool {
 	return h.Known && h.Filtering.Most == nat.AddressAndPortDependent
 }
 
-// blocked reports whether a node sees no way to the internet by UDP: no server has answered it, and it has no address that would
-// be reached without being asked for.
-func (s *side) blocked() bool {
+// unseen reports whether a node does not know where it is seen from outside, and has no address that would be reached in any case.
+func (s *side) unseen() bool {
 	if s.hints4.Known || s.hints6.Known || len(s.candidates) == 0 {
 		return false
 	}

@@ -146,8 +146,12 @@ func TestReasons(t *testing.T) {
 	}
 	w.begin()
 	w.run(10 * time.Second)
-	see(w, 0, ReasonBlockedHere)
+	see(w, 0, ReasonUnseenHere)
 	see(w, 1, ReasonBlockedThere)
+	w.nodes[0].blocked = true
+	w.nodes[0].gather(false)
+	w.run(time.Second)
+	see(w, 0, ReasonBlockedHere)
 
 	w = newWorld(t, 1)
 	for i, prefix := range []string{"2001:db8::/32", "198.51.100.0/24"} {

@@ -88,6 +88,7 @@ type simNode struct {
 	got                  map[int]bool
 	appSent              int
 	hints                exchange.Hints
+	blocked              bool
 	wgFails              bool
 
 	checks     []time.Time
@@ -263,7 +264,7 @@ func (n *simNode) candidatesNow() []exchange.Candidate {
 }
 
 func (n *simNode) gather(network bool) {
-	n.step(Gathered{Candidates: n.candidatesNow(), Hints4: n.hints, Network: network})
+	n.step(Gathered{Candidates: n.candidatesNow(), Hints4: n.hints, Network: network, Blocked: n.blocked})
 }
 
 // restart is the node's process beginning anew.

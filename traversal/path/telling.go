@@ -54,6 +54,8 @@ type telling struct {
 	called    bool
 	peerLeft  bool // the peer has said that it ends
 	unwanted  bool // the peer has said that it wants no direct path
+
+	blockedHere bool // as Gathered.Blocked
 }
 
 // tell has candidates sent as soon as may be.
@@ -108,6 +110,7 @@ func (m *Machine) gathered(ev Gathered) {
 		known: true, session: m.own.session,
 		candidates: slices.Clone(ev.Candidates), hints4: ev.Hints4, hints6: ev.Hints6,
 	}
+	m.blockedHere = ev.Blocked
 	if changed {
 		m.networkChanged(ev.Network, false)
 	}
