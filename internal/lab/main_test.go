@@ -5,6 +5,8 @@ package lab_test
 import (
 	"flag"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"culvert.dev/culvert/internal/lab"
@@ -18,11 +20,21 @@ func TestMain(m *testing.M) {
 	if testing.Short() {
 		os.Exit(m.Run()) // every test skips, as the laboratory was not entered
 	}
+	atOnce()
 	programs := []lab.Program{lab.WireGuardGo}
 	if lab.ExitKind(*exitFlag) == lab.ExitCulvert {
 		programs = append(programs, lab.Culvert)
 	}
 	os.Exit(lab.Main(m.Run, programs...))
+}
+
+// atOnce lets more parallel tests run than there are processors, unless the command line says how many: most wait most of the time.
+func atOnce() {
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", strconv.Itoa(max(5, runtime.GOMAXPROCS(0))))
+	}
 }
 
 // family is a row of nearly every table: the cases of an exit hold for both.
