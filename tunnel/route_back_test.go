@@ -28,7 +28,7 @@ func TestTrialThatFailsLeavesThePeerWhereItWas(t *testing.T) {
 		dead := Way{0, netip.MustParseAddrPort("198.51.100.77:9")}
 		w.a.set(t, Route{Via: ViaBoth, Way: dead, Accept: []Way{w.wayTo(w.b, 0, port)}})
 		w.b.set(t, Route{Via: ViaBoth, Way: Way{id, w.wayTo(w.a, 0, 5000).Remote}})
-		w.flow(100 * ms) // b's come by its other socket, a's by the relay alone
+		w.flow(100 * ms)    // b's come by its other socket, a's by the relay alone
 		w.a.set(t, Route{}) // a packet that WireGuard has in its hands may still move the peer, and the next one moves it back
 		time.Sleep(15 * ms) // b's last ones come
 		w.wantPath(t, "after late packets", w.a, "0>198.51.100.2:5000")
