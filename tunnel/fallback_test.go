@@ -205,8 +205,9 @@ func TestTwoLossyWaysConnect(t *testing.T) {
 		all = append(all, took)
 	}
 	slices.Sort(all)
-	// Chance has one run in a thousand lose all it sends for half a minute: the slowest run says nothing.
-	if all[runs/2] > 2*time.Second || all[runs-2] > 20*time.Second {
+	// About half of the runs connect at the first attempt, nearly all others at the next, 5 s later. Chance has one in a thousand lose
+	// all it sends for half a minute: the slowest says nothing.
+	if all[runs/6] > time.Second || all[runs-2] > 20*time.Second {
 		t.Errorf("times to connect at 30 %% loss by UDP: %v", all)
 	}
 }
