@@ -88,11 +88,13 @@ func (s *site) announced(a announcement) {
 	for _, l := range s.leases {
 		news = news || a.address.IsValid() && l.by == NATPMP && l.held.external.Addr() != a.address
 	}
-	if !news || time.Since(s.actedAt) < actGap {
+	now := time.Now()
+	if !news || now.Before(s.actedAt) { // what it asks for is going to be done
 		return
 	}
-	s.actedAt = time.Now()
+	after := max(0, s.actedAt.Add(actGap).Sub(now)) + time.Duration(rand.Int64N(int64(maxSpread)))
+	s.actedAt = now.Add(after)
 	s.link.announcements.Add(1)
-	s.allDue(time.Duration(rand.Int64N(int64(maxSpread))))
+	s.allDue(after)
 	s.probeDue = s.probedAt.Add(probeGap)
 }

@@ -106,10 +106,14 @@ func (s *site) rebooted(but *lease) {
 	}
 }
 
-// allDue has every lease renewed after a while.
+// allDue has every lease renewed after a while at the latest.
 func (s *site) allDue(after time.Duration) {
+	at := time.Now().Add(after)
 	for _, l := range s.leases {
-		l.due, l.failures = time.Now().Add(after), 0
+		l.failures = 0
+		if l.due.After(at) {
+			l.due = at
+		}
 	}
 }
 

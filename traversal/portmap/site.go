@@ -31,7 +31,7 @@ type site struct {
 	probeDue  time.Time // when to probe again, while there is no service
 	found     time.Time // when the first service of these probes was found
 	fruitless int       // rounds of probes without a service, in a row
-	actedAt   time.Time // when an announcement was acted upon
+	actedAt   time.Time // when an announcement was acted upon, or will be
 	refreshed time.Time // when refresh was acted upon
 	behind    bool      // there is a NAT between this host and the gateway
 	leases    map[uint16]*lease
