@@ -18,17 +18,17 @@ const module = "culvert.dev/culvert/"
 // Imports point down only: a package may import packages of lower layers and its own subpackages and parents. A package
 // that is not in the table belongs to the entry of its closest parent.
 var layers = [][]string{
-	{"internal/packet", "internal/wgkey", "internal/hostnet", "internal/show"}, // the bottom: these import nothing of the module
+	{"internal/packet", "internal/wgkey", "internal/hostnet", "internal/show", "internal/stream"}, // the bottom: these import nothing of the module
 	{"nat", "filter"},
 	{"tunnel", "netstack", "traversal", "internal/config", "internal/wguapi"},
-	{"internal/control", "internal/proxy", "internal/dns", "bench"},
+	{"internal/control", "internal/proxy", "internal/forward", "internal/dns", "bench"},
 	{"node"},
 	{"cmd"},
 }
 
 // testSupport packages are for tests and measurements, so that nothing of the product may import them. They may import
 // anything below cmd.
-var testSupport = []string{"internal/lab", "internal/testnet", "bench/compare"}
+var testSupport = []string{"internal/lab", "internal/testnet", "bench/compare", "bench/proxies"}
 
 // gates are the only packages that may import something from outside.
 var gates = []struct {
