@@ -1,0 +1,142 @@
+package proxy
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+)
+
+// exitMark stands between a user's name and that of the exit. Where there are no users, nothing stands before its "exit+".
+const exitMark = "+exit+"
+
+// account is a user by hashes, so that comparing takes the same time whatever lengths the right ones have.
+type account struct{ name, password [sha256.Size]byte }
+
+type accounts []account
+
+func newAccounts(users []User) accounts {
+	list := make(accounts, 0, len(users))
+	for _, u := range users {
+		list = append(list, account{sha256.Sum256([]byte(u.Name)), sha256.Sum256([]byte(u.Password))})
+	}
+	return list
+}
+
+// match reports whether there is such a user. It compares with all of them.
+func (a accounts) match(name, password string) bool {
+	n, p := sha256.Sum256([]byte(name)), sha256.Sum256([]byte(password))
+	found := 0
+	for i := range a {
+		found |= subtle.ConstantTimeCompare(n[:], a[i].name[:]) & subtle.ConstantTimeCompare(p[:], a[i].password[:])
+	}
+	return found == 1
+}
+
+// login checks credentials and returns the user's name and the exit that its form asks for. Where there are no users, all
+// credentials are right, and those of the form exit+NAME choose an exit.
+func (s *Server) login(user, password string) (name, exit string, ok bool) {
+	if len(s.accounts) == 0 {
+		exit, chosen := strings.CutPrefix(user, exitMark[1:])
+		if !chosen {
+			return "", "", true
+		}
+		return "", exit, isExitName(exit)
+	}
+	whole := s.accounts.match(user, password)
+	i := max(strings.LastIndex(user, exitMark), 0)
+	part := s.accounts.match(user[:i], password)
+	switch {
+	case whole:
+		return user, "", true
+	case part && i > 0:
+		exit = user[i+len(exitMark):]
+		return user[:i], exit, isExitName(exit)
+	default:
+		return "", "", false
+	}
+}
+
+// isExitName reports whether a client's word can be the name of an exit at all. Which exits there are is not known here.
+func isExitName(s string) bool { return len(s) <= maxNameLen && faultOfName(s) == "" }
+
+const (
+	penaltyTime = time.Second // between a wrong login and the answer to it
+	maxPenalty  = 8           // logins of one client that wait for such an answer; more are refused unseen
+)
+
+// penalties slows those down who guess passwords: each wrong login waits, and one client waits with a few at a time only.
+type penalties struct {
+	mu      sync.Mutex // guards the following
+	waiting map[netip.Addr]int
+}
+
+// blocked reports whether a client has as many wrong logins waiting as it may have.
+func (p *penalties) blocked(client netip.Addr) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiting[client] >= maxPenalty
+}
+
+// serve waits, or returns at once for a client that is blocked.
+func (p *penalties) serve(ctx context.Context, client netip.Addr) {
+	if !p.enter(client) {
+		return
+	}
+	defer p.leave(client)
+	t := time.NewTimer(penaltyTime)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+func (p *penalties) enter(client netip.Addr) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.waiting[client] >= maxPenalty {
+		return false
+	}
+	if p.waiting == nil {
+		p.waiting = make(map[netip.Addr]int)
+	}
+	p.waiting[client]++
+	return true
+}
+
+func (p *penalties) leave(client netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.waiting[client]--; p.waiting[client] == 0 {
+		delete(p.waiting, client)
+	}
+}
+
+// loginFrom is login for a client by its address: it slows guessing down, and counts what was wrong. It may take a second.
+func (s *Server) loginFrom(ctx context.Context, client netip.Addr, user, password string) (name, exit string, ok bool) {
+	key := clientKey(client)
+	if !s.penalties.blocked(key) {
+		if name, exit, ok = s.login(user, password); ok {
+			return name, exit, true
+		}
+	}
+	s.counters.badLogins.Add(1)
+	s.penalties.serve(ctx, key)
+	return "", "", false
+}
+
+// clientKey is what limits of one client go by: an IPv6 client has all addresses of its network of 64 bits.
+func clientKey(a netip.Addr) netip.Addr {
+	if !a.Is6() || a.IsLoopback() {
+		return a
+	}
+	p, err := a.Prefix(64)
+	if err != nil {
+		return a
+	}
+	return p.Addr()
+}
