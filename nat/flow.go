@@ -9,7 +9,7 @@ import (
 // Peer numbers with a meaning of their own; WireGuard peers count from 1.
 const (
 	PeerUpstream uint16 = 0xffff // whatever lies behind the upstream tunnel
-	PeerSelf     uint16 = 0xfffe // the node itself, as a user of the upstream tunnel
+	PeerSelf     uint16 = 0xfffe // the node itself, as one that opens connections into the mesh, or through the upstream tunnel
 	PeerService  uint16 = 0xfffd // a server in the mesh that only the node itself talks to; it has no flows
 )
 

@@ -1,6 +1,8 @@
 package netstack
 
 import (
+	"sync/atomic"
+
 	"culvert.dev/culvert/filter"
 	"culvert.dev/culvert/internal/packet"
 	"culvert.dev/culvert/nat"
@@ -8,8 +10,8 @@ import (
 
 const filterSpoofed = filter.ReasonSpoofedSource
 
-// selfFlow owns the flows towards the node's own addresses: gVisor carries them.
-type selfFlow struct{}
+// selfFlow owns the flows towards the node's own addresses: gVisor carries TCP, the sockets of ListenPacket UDP.
+type selfFlow struct{ conn atomic.Pointer[Conn] } // once it was accepted
 
 // transit owns the flows between two peers.
 type transit struct{}
@@ -60,7 +62,7 @@ func (n *Net) admit(b *batch, p *packet.Packet) *nat.Flow {
 	f.Generation.Store(b.gen)
 	switch {
 	case d.Where == filter.Self:
-		f.Owner = selfFlow{}
+		f.Owner = &selfFlow{}
 	case d.Where == filter.OtherPeer:
 		f.Owner = transit{}
 		f.Reply = k.Reverse()
@@ -99,6 +101,14 @@ func (n *Net) stillAllowed(f *nat.Flow, p *filter.Policy, gen uint32) bool {
 		return n.upstreamAllowed(f, u, p, gen)
 	}
 	k := f.Key
+	switch f.Owner.(type) {
+	case *ownTCP, *ownUDP:
+		if p.PeerOf(k.DstAddr()) != f.Reply.Peer {
+			return false
+		}
+		f.Generation.Store(gen)
+		return true
+	}
 	if p.PeerOf(k.SrcAddr()) != k.Peer {
 		return false
 	}
@@ -112,7 +122,7 @@ func (n *Net) stillAllowed(f *nat.Flow, p *filter.Policy, gen uint32) bool {
 		if d.Where != filter.OtherPeer || d.To != f.Reply.Peer {
 			return false
 		}
-	case selfFlow:
+	case *selfFlow:
 		if d.Where != filter.Self || k.Dst != f.Key.Dst {
 			return false
 		}
@@ -136,6 +146,14 @@ func (n *Net) flowEnded(f *nat.Flow, why nat.End) {
 		o.abort()
 	case carrier:
 		o.base().flowGone(f)
+	case *ownTCP:
+		o.conn.cut()
+	case *ownUDP:
+		o.socket.forget(f)
+	case *selfFlow:
+		if f.Key.Proto == packet.ProtoTCP {
+			n.abortSelf(o, &f.Key)
+		}
 	}
 }
 

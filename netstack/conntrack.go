@@ -127,16 +127,17 @@ func (n *Net) FlushFlows(q *FlowFilter) int {
 			return
 		}
 		n.table.End(f, nat.Removed)
-		if _, ok := f.Owner.(selfFlow); ok && f.Key.Proto == packet.ProtoTCP {
-			n.abortSelf(&f.Key)
-		}
 		count++
 	})
 	return count
 }
 
 // abortSelf resets the connection of a peer to this node itself.
-func (n *Net) abortSelf(k *packet.Key) {
+func (n *Net) abortSelf(s *selfFlow, k *packet.Key) {
+	if c := s.conn.Load(); c != nil {
+		c.cut()
+		return
+	}
 	local, proto := fullAddress(k.DstAddrPort())
 	remote, _ := fullAddress(k.SrcAddrPort())
 	id := stack.TransportEndpointID{LocalAddress: local.Addr, LocalPort: local.Port, RemoteAddress: remote.Addr, RemotePort: remote.Port}
@@ -173,7 +174,7 @@ func (n *Net) inspect(f *nat.Flow, c flowClock) FlowInfo {
 	switch o := f.Owner.(type) {
 	case *tcpFlow:
 		i.Reply = o.replyTuple()
-	case selfFlow:
+	case *selfFlow:
 		i.Reply = f.Key.Reverse()
 	default:
 		i.Reply = outside(n.netmap.Load(), f.Key).Reverse()

@@ -31,13 +31,14 @@ const (
 	dropUpstreamRoute                   // to what the upstream does not lead to: its AllowedIPs, its address families
 	dropUpstreamUnsolicited             // out of the upstream, belonging to no flow that was opened on this side
 	dropNoPort                          // no external port is free for a new flow
+	dropReceiveFull                     // the reader of a socket of the node's own is too slow
 	numDrops
 )
 
 var dropNames = [numDrops]string{
 	"no-flow", "flow-limit", "socket-limit", "queue-full", "protocol", "icmp-error", "icmp-other", "ttl-exceeded",
 	"too-big", "host-send", "unsolicited", "reject-limit", "echo-forbidden", "dialing", "rate-limit", "flow-rate",
-	"upstream-down", "upstream-route", "upstream-unsolicited", "no-port",
+	"upstream-down", "upstream-route", "upstream-unsolicited", "no-port", "receive-full",
 }
 
 // counters counts what was not passed on, by reason. Index with the three enums.

@@ -47,7 +47,7 @@ const (
 	selfEchoHeader = header6 + icmpHeader // the longer one
 )
 
-// Errors of Ping, beside those of its context and ICMPError.
+// Errors of Ping, beside those of its context and ICMPError. ErrNoPeer is also one of DialTCP and of writing to a PacketConn.
 var (
 	ErrNoPeer      = errors.New("it is in no peer's AllowedIPs")
 	errNoSelf      = errors.New("this node has no mesh address of that family")
@@ -56,7 +56,8 @@ var (
 	errDataPathEnd = errors.New("the data path is closed")
 )
 
-// ICMPError is what ended an echo: a router, or the peer itself, said that the request cannot be delivered.
+// ICMPError is what ended an echo or a connection attempt, or met a datagram: a router, or the peer itself, said that what was sent
+// cannot be delivered.
 type ICMPError struct {
 	From       netip.Addr
 	Type, Code uint8 // of ICMP if From is IPv4, else of ICMPv6
@@ -73,6 +74,8 @@ func (e *ICMPError) reason() string {
 			return "network unreachable"
 		case e.Type == icmp4Unreachable && e.Code == 1:
 			return "host unreachable"
+		case e.Type == icmp4Unreachable && e.Code == 3:
+			return "port unreachable"
 		case e.Type == icmp4Unreachable && e.Code == icmp4FragNeeded:
 			return "packet too big"
 		case e.Type == icmp4Unreachable && (e.Code == 9 || e.Code == 10 || e.Code == 13): // RFC 1812 section 5.2.7.1
@@ -91,8 +94,18 @@ func (e *ICMPError) reason() string {
 		return "prohibited by its policy"
 	case e.Type == icmp6Unreachable && e.Code == 3:
 		return "host unreachable"
+	case e.Type == icmp6Unreachable && e.Code == 4:
+		return "port unreachable"
 	}
 	return fmt.Sprintf("ICMPv6 type %d code %d", e.Type, e.Code)
+}
+
+// Unwrap returns what a kernel makes of the message (a syscall.Errno).
+func (e *ICMPError) Unwrap() error {
+	if e.From.Is4() {
+		return errnoOfICMP4(e.Type, e.Code)
+	}
+	return errnoOfICMP6(e.Type, e.Code)
 }
 
 const icmp6TimeExceeded = 3

@@ -40,3 +40,41 @@ func refusal(v uint8, errno syscall.Errno) (packet.ICMP, bool) {
 	}
 	return packet.ICMP{}, false
 }
+
+// errnoOfICMP4 is what ICMP errors mean to who sent the packet, as far as programs tell them apart (RFC 1122 section 3.2.2.1). What
+// policy forbids is EACCES.
+func errnoOfICMP4(typ, code uint8) syscall.Errno {
+	if typ != icmp4Unreachable {
+		return syscall.EHOSTUNREACH
+	}
+	switch code {
+	case 0, 6, 11:
+		return syscall.ENETUNREACH
+	case 2:
+		return syscall.ENOPROTOOPT
+	case 3:
+		return syscall.ECONNREFUSED
+	case icmp4FragNeeded:
+		return syscall.EMSGSIZE
+	case 9, 10, 13:
+		return syscall.EACCES
+	}
+	return syscall.EHOSTUNREACH
+}
+
+// errnoOfICMP6 is the same for RFC 4443 section 3.
+func errnoOfICMP6(typ, code uint8) syscall.Errno {
+	switch {
+	case typ == icmp6TooBig:
+		return syscall.EMSGSIZE
+	case typ != icmp6Unreachable:
+		return syscall.EHOSTUNREACH
+	case code == 0:
+		return syscall.ENETUNREACH
+	case code == 1, code == 5, code == 6:
+		return syscall.EACCES
+	case code == 4:
+		return syscall.ECONNREFUSED
+	}
+	return syscall.EHOSTUNREACH
+}

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"culvert.dev/culvert/filter"
@@ -10,8 +11,8 @@ import (
 )
 
 // errorFromPeer deals with an ICMP error that a peer sends about a packet it got. It is believed only about a live flow
-// of that same peer (RFC 5508 section 4.2), and only two kinds of flow have a use for it: TCP that gVisor terminates
-// (packet too big) and flows between peers, which get it passed on.
+// of that same peer (RFC 5508 section 4.2), and only three kinds of flow have a use for it: TCP that gVisor terminates
+// (packet too big), flows that this node has opened, and flows between peers, which get it passed on.
 func (n *Net) errorFromPeer(b *batch, p *packet.Packet) {
 	k, ok := packet.Quoted(p)
 	if ok {
@@ -22,8 +23,19 @@ func (n *Net) errorFromPeer(b *batch, p *packet.Packet) {
 			case *Upstream:
 				o.carryError(b, p)
 				return
-			case *tcpFlow, selfFlow:
+			case *tcpFlow:
 				b.tcp.add(p)
+				return
+			case *selfFlow:
+				if f.Key.Proto == packet.ProtoTCP {
+					b.tcp.add(p)
+					return
+				}
+			case *ownTCP:
+				n.ownError(b, p, o)
+				return
+			case *ownUDP:
+				o.unreachable(p)
 				return
 			case transit:
 				if p.Dst == k.Dst && !n.spent(b, p) {
@@ -34,6 +46,31 @@ func (n *Net) errorFromPeer(b *batch, p *packet.Packet) {
 		}
 	}
 	n.counters.drop(dropICMPError)
+}
+
+// ownError tells a connection of this node's of an ICMP error.
+func (n *Net) ownError(b *batch, p *packet.Packet, o *ownTCP) {
+	if mtuOf(p) != 0 {
+		b.tcp.add(p)
+		return
+	}
+	o.unreachable(icmpErrorOf(p))
+}
+
+func icmpErrorOf(p *packet.Packet) *ICMPError {
+	return &ICMPError{From: p.SrcAddr(), Type: p.ICMPType, Code: p.ICMPCode}
+}
+
+// mtuOf is the size that the error "packet too big" names, at least 1, and zero for any other.
+func mtuOf(p *packet.Packet) int {
+	info := p.Buf[p.L4+4:]
+	switch {
+	case p.V == 4 && p.ICMPType == icmp4Unreachable && p.ICMPCode == icmp4FragNeeded:
+		return max(1, int(binary.BigEndian.Uint16(info[2:])))
+	case p.V == 6 && p.ICMPType == icmp6TooBig:
+		return max(1, int(min(binary.BigEndian.Uint32(info), 65535)))
+	}
+	return 0
 }
 
 // forwardError hands an ICMP error about a flow between peers to the one that it concerns, with the addresses that this one knows.

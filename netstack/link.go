@@ -20,7 +20,7 @@ type link struct {
 	mtu        uint32
 	gso        uint32
 	dispatcher stack.NetworkDispatcher
-	count      func(pkt *stack.PacketBuffer, peer uint16) // told of each packet before it goes
+	count      func(pkt *stack.PacketBuffer, peer uint16) (goes bool) // told of each packet before it goes, unless it says no
 }
 
 var (
@@ -62,7 +62,9 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 			last = dst
 			last.Peer = policy.PeerOfKey(dst.Dst, dst.V)
 		}
-		l.count(pkt, last.Peer)
+		if !l.count(pkt, last.Peer) {
+			continue
+		}
 		if !l.out.push(item{pkt: pkt.IncRef(), peer: last.Peer}) {
 			return i, &tcpip.ErrClosedForSend{}
 		}

@@ -5,15 +5,19 @@
 // policy and opens a flow; a hit goes straight to what carries the flow:
 //   - TCP to the outside is terminated in gVisor, once the host side has answered, and spliced to a host socket;
 //   - UDP and ICMP echo to the outside go past gVisor through host sockets with endpoint-independent mapping;
-//   - traffic for the node's own addresses is gVisor's; echo is answered in place;
+//   - TCP for the node's own addresses is gVisor's; its UDP goes straight to a PacketConn; echo is answered in place;
 //   - traffic to another peer, where permitted, is handed back to WireGuard;
 //   - what policy sends through an upstream, a second tunnel, is translated to that tunnel's address and handed to it.
+//
+// The node itself talks to the mesh by DialTCP, ListenTCP and ListenPacket. What it opens is a flow of nat.PeerSelf, entered before
+// the first packet leaves, so that answers, and they alone, come in on ports that the policy serves nobody.
 //
 // Nothing here configures the host, starts a process, or answers on behalf of a host that did not answer. The package is
 // the only one that knows gVisor; sockets of the host are those of its subpackage hostsock.
 //
 // A Net runs: WireGuard's reader (Device.Read) and one writer per peer (Device.Write), gVisor's TCP processors, the
-// hostsock pollers for UDP and echo, two goroutines per TCP connection, and one that expires flows. All methods are safe
+// hostsock pollers for UDP and echo, two goroutines per TCP connection to the outside, and one that expires flows. Connections of the
+// node itself have none. All methods are safe
 // for concurrent use.
 //
 //	n, err := netstack.New(netstack.Config{MTU: 1420, Self: addrs, Policy: policy})
@@ -25,14 +29,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/tun"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -101,6 +103,7 @@ type Net struct {
 	batches  sync.Pool // *batch
 	mappings mappings
 	sockets  socketBudget
+	udp      udpSockets // of the node itself
 	rejects  rejectLimits
 	police   policing
 	taps     taps
@@ -111,6 +114,7 @@ type Net struct {
 	ruleLog  ruleLog
 	denied   atomic.Pointer[DeniedFunc] // see ObserveDenied
 	bufs     *hostsock.BufPool
+	small    *hostsock.BufPool
 
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -141,10 +145,12 @@ func New(cfg Config) (*Net, error) {
 	n.frags = packet.NewReassembler(packet.ReassemblerConfig{})
 	n.mappings.init()
 	n.bufs = hostsock.NewBufPool(4 * int(maxSegment(cfg.MTU)-header.TCPTotalHeaderMaximumSize-1))
+	n.small = hostsock.NewBufPool(smallBuffer)
 	n.sockets.init(cfg.Limits)
 	n.table = nat.New(nat.Config{
 		Max: cfg.Limits.Flows, MaxPerPeer: cfg.Limits.FlowsPerPeer, Timeouts: cfg.Limits.Timeouts, OnEnd: n.flowEnded,
 	})
+	n.table.SetQuota(nat.PeerSelf, cfg.Limits.Flows) // a table that is full makes room for peers all the same
 	n.table.Observe(n.opening.observe)
 
 	var err error
@@ -231,26 +237,6 @@ func (n *Net) Drops() map[string]uint64 {
 	return m
 }
 
-// ListenTCP listens on one of the node's own mesh addresses.
-func (n *Net) ListenTCP(a netip.AddrPort) (net.Listener, error) {
-	full, proto := fullAddress(a)
-	l, err := gonet.ListenTCP(n.stack, full, proto)
-	if err != nil {
-		return nil, fmt.Errorf("listen tcp %s in the mesh: %w", a, err)
-	}
-	return l, nil
-}
-
-// ListenPacket receives UDP on one of the node's own mesh addresses.
-func (n *Net) ListenPacket(a netip.AddrPort) (net.PacketConn, error) {
-	full, proto := fullAddress(a)
-	c, err := gonet.DialUDP(n.stack, &full, nil, proto)
-	if err != nil {
-		return nil, fmt.Errorf("listen udp %s in the mesh: %w", a, err)
-	}
-	return c, nil
-}
-
 // Reset cuts all flows: peers and hosts get resets, as far as WireGuard still takes packets. Use it before the tunnel closes.
 func (n *Net) Reset() { n.table.Close() }
 
@@ -263,6 +249,7 @@ func (n *Net) Close() {
 			u.Close()
 		}
 		n.table.Close()
+		n.udp.closeAll()
 		n.running.close(n.abortEndpoints)
 		n.poller.Close()
 		n.stack.Destroy()
@@ -272,7 +259,14 @@ func (n *Net) Close() {
 // abortEndpoints ends what no flow can: handshakes that wait for a peer.
 func (n *Net) abortEndpoints() {
 	for _, e := range n.stack.RegisteredEndpoints() {
-		e.Abort()
+		e, ok := e.(*tcp.Endpoint)
+		if !ok {
+			continue
+		}
+		switch e.EndpointState() {
+		case tcp.StateConnecting, tcp.StateSynSent, tcp.StateSynRecv:
+			e.Abort()
+		}
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 func (n *Net) SetNetmap(m *nat.Netmap) {
 	old := n.netmap.Swap(m)
 	n.policyN.Add(1)
-	n.table.Recheck(func(f *nat.Flow) bool { return outside(old, f.Key) == outside(m, f.Key) })
+	n.table.Recheck(func(f *nat.Flow) bool { return f.Key.Peer == nat.PeerSelf || outside(old, f.Key) == outside(m, f.Key) })
 }
 
 // outside is k with the destination that it has outside.

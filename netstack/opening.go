@@ -103,7 +103,7 @@ func takeToken(paid *atomic.Int64, token, saved, now int64) bool {
 // observe gives back the token of a flow that was answered.
 func (o *opening) observe(e nat.Event) {
 	f := e.Flow
-	if _, self := f.Owner.(selfFlow); self || f.Key.Proto == packet.ProtoICMPv4 || f.Key.Proto == packet.ProtoICMPv6 {
+	if _, self := f.Owner.(*selfFlow); self || f.Key.Peer == nat.PeerSelf || f.Key.Proto == packet.ProtoICMPv4 || f.Key.Proto == packet.ProtoICMPv6 {
 		return // it took none; or it is an echo
 	}
 	if e.Kind == nat.EventUpdate && f.State() == nat.StateAssured && (f.TCP() == nat.TCPNone || f.TCP() == nat.TCPEstablished) {

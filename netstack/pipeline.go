@@ -134,11 +134,20 @@ func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
 			return
 		}
 		n.forward(p, f, b.dir)
-	case selfFlow:
-		if p.Proto == packet.ProtoTCP {
+	case *selfFlow:
+		switch p.Proto {
+		case packet.ProtoTCP:
 			n.followSelf(f, p.TCPFlags, nat.Original)
+			b.tcp.add(p)
+		case packet.ProtoUDP:
+			n.deliverUDP(p)
 		}
+	case *ownTCP:
+		n.followOwn(f, p.TCPFlags, nat.Reply)
 		b.tcp.add(p)
+	case *ownUDP:
+		n.flowAnswered(f, b.now)
+		o.socket.receive(p)
 	}
 }
 

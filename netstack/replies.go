@@ -31,29 +31,31 @@ func (c *tcpFlow) own(ep tcpip.Endpoint) {
 	}
 }
 
-// countReply counts a packet of gVisor's towards a peer, as what it becomes on the wire.
-func (n *Net) countReply(pkt *stack.PacketBuffer, peer uint16) {
-	if c, ok := pkt.Owner.(*tcpFlow); ok {
+// countReply counts a packet of gVisor's towards a peer, as what it becomes on the wire. It reports false for one that is not to go
+// yet.
+func (n *Net) countReply(pkt *stack.PacketBuffer, peer uint16) bool {
+	switch c := pkt.Owner.(type) {
+	case *tcpFlow:
 		packets, bytes := onWire(pkt)
 		c.flow.Count(nat.Reply, packets, bytes)
-		return
+		return true
+	case *ownTCP:
+		return c.sending(n, pkt)
 	}
 	k, ok := replyKey(pkt, peer)
 	if !ok {
-		return
+		return true
 	}
-	f, _ := n.table.Lookup(&k)
+	f, d := n.table.Lookup(&k)
 	if f == nil {
-		return
+		return true
 	}
 	packets, bytes := onWire(pkt)
-	f.Count(nat.Reply, packets, bytes)
-	switch _, self := f.Owner.(selfFlow); {
-	case self && k.Proto == packet.ProtoTCP:
+	f.Count(d.Other(), packets, bytes)
+	if _, self := f.Owner.(*selfFlow); self {
 		n.followSelf(f, pkt.TransportHeader().Slice()[header.TCPFlagsOffset], nat.Reply)
-	case self:
-		n.flowAnswered(f, n.table.Now())
 	}
+	return true
 }
 
 // onWire returns how many packets a segment of gVisor's becomes and how many bytes they have.
@@ -67,22 +69,13 @@ func onWire(pkt *stack.PacketBuffer) (packets, bytes int) {
 	return packets, payload + packets*(size-payload)
 }
 
-// replyKey is the key, in the original direction, of the flow that a TCP or UDP packet to a peer answers.
+// replyKey is the key of what a TCP packet to a peer answers.
 func replyKey(pkt *stack.PacketBuffer, peer uint16) (k packet.Key, ok bool) {
 	l4 := pkt.TransportHeader().Slice()
-	if len(l4) < 8 {
+	if pkt.TransportProtocolNumber != header.TCPProtocolNumber || len(l4) < tcpHeader {
 		return k, false
 	}
-	switch pkt.TransportProtocolNumber {
-	case header.TCPProtocolNumber:
-		if k.Proto = packet.ProtoTCP; len(l4) < tcpHeader {
-			return k, false
-		}
-	case header.UDPProtocolNumber:
-		k.Proto = packet.ProtoUDP
-	default:
-		return k, false
-	}
+	k.Proto = packet.ProtoTCP
 	k.Peer, k.DstPort, k.SrcPort = peer, binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 	switch h := pkt.NetworkHeader().Slice(); {
 	case len(h) >= header.IPv6MinimumSize && h[0]>>4 == 6:

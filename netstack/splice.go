@@ -17,7 +17,7 @@ import (
 // direction passes through as a half-close; a reset on one side becomes a reset on the other. An idle direction holds no
 // buffer.
 type splice struct {
-	ep   tcpip.Endpoint
+	mesh *meshEnd
 	wq   *waiter.Queue
 	host *hostsock.TCP
 	bufs *hostsock.BufPool
@@ -41,7 +41,7 @@ func (s *splice) run() bool {
 	wg.Go(s.toHost)
 	s.toPeer()
 	wg.Wait()
-	s.ep.Close()
+	s.mesh.end(endClose)
 	s.host.Close()
 	return !s.broken.Load()
 }
@@ -49,66 +49,20 @@ func (s *splice) run() bool {
 // reset ends both connections at once.
 func (s *splice) reset() {
 	s.broken.Store(true)
-	s.ep.Abort()
+	s.mesh.end(endAbort)
 	s.host.Abort()
 }
 
-// segments collects the received segments without copying them; gVisor keeps them until they are read for real, which only
-// toHost does.
-type segments struct {
-	b     [][]byte
-	total int
-}
-
-const (
-	maxSlices = 256
-	maxPeek   = 256 << 10
-)
-
-var errEnough = errors.New("enough for one write")
-
-func (c *segments) Write(p []byte) (int, error) {
-	if len(c.b) == maxSlices || c.total >= maxPeek {
-		return 0, errEnough
-	}
-	if len(p) > 0 {
-		c.b = append(c.b, p)
-		c.total += len(p)
-	}
-	return len(p), nil
-}
-
-var segmentsPool = sync.Pool{New: func() any { return &segments{b: make([][]byte, 0, maxSlices)} }}
-
-// discard reads n bytes away.
-type discard struct{ n int }
-
-func (d *discard) Write(p []byte) (int, error) {
-	if len(p) <= d.n {
-		d.n -= len(p)
-		return len(p), nil
-	}
-	n := d.n
-	d.n = 0
-	return n, errEnough
-}
+// maxPeek is how much of what a peer has sent one write to the host takes.
+const maxPeek = 256 << 10
 
 // toHost copies what the peer sends, until its FIN.
 func (s *splice) toHost() {
 	e, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	s.wq.EventRegister(&e)
 	defer s.wq.EventUnregister(&e)
-	var drop discard
 	for {
-		n, err := s.writeAvailable()
-		if n > 0 {
-			drop.n = n
-			if res, terr := s.ep.Read(&drop, tcpip.ReadOptions{}); terr != nil || res.Count != n {
-				s.reset()
-				return
-			}
-			s.ep.ModerateRecvBuf(n)
-		}
+		_, _, err := s.mesh.writeTo(s.host, maxPeek)
 		switch err {
 		case nil:
 		case errWait:
@@ -122,30 +76,6 @@ func (s *splice) toHost() {
 			return
 		}
 	}
-}
-
-var errWait = errors.New("nothing to read yet")
-
-// writeAvailable writes what has been received to the host, straight from gVisor's buffers. It returns how much the host took, and
-// errWait, io.EOF at the peer's FIN, or why the connection is broken.
-func (s *splice) writeAvailable() (int, error) {
-	c := segmentsPool.Get().(*segments)
-	defer func() {
-		clear(c.b)
-		c.b, c.total = c.b[:0], 0
-		segmentsPool.Put(c)
-	}()
-	_, terr := s.ep.Read(c, tcpip.ReadOptions{Peek: true})
-	if c.total > 0 {
-		return s.host.Writev(c.b)
-	}
-	switch terr.(type) {
-	case nil, *tcpip.ErrWouldBlock:
-		return 0, errWait
-	case *tcpip.ErrClosedForReceive:
-		return 0, io.EOF
-	}
-	return 0, stackError("read from peer", terr)
 }
 
 // toPeer copies what the host side sends, until its FIN.
@@ -169,7 +99,7 @@ func (s *splice) toPeer() {
 		case err == nil:
 		case errors.Is(err, io.EOF):
 			s.note(nat.Reply)
-			s.ep.Shutdown(tcpip.ShutdownWrite)
+			s.mesh.ep.Shutdown(tcpip.ShutdownWrite)
 			return
 		default: // the host side was reset, or toHost has closed it
 			s.reset()
@@ -178,24 +108,12 @@ func (s *splice) toPeer() {
 	}
 }
 
-// payload is a tcpip.Payloader over a slice.
-type payload struct{ b []byte }
-
-func (p *payload) Len() int { return len(p.b) }
-
-func (p *payload) Read(b []byte) (int, error) {
-	if len(p.b) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(b, p.b)
-	p.b = p.b[n:]
-	return n, nil
-}
-
 func (s *splice) writeToPeer(b []byte, ready <-chan struct{}) tcpip.Error {
-	for len(b) > 0 {
-		n, terr := s.ep.Write(&payload{b}, tcpip.WriteOptions{})
-		b = b[n:]
+	p := payload{b}
+	for len(p.b) > 0 {
+		b := p.b
+		n, terr := s.mesh.ep.Write(&p, tcpip.WriteOptions{})
+		p.b = b[n:] // it may have read more than it could take
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:

@@ -53,6 +53,7 @@ func newStack(l stack.LinkEndpoint, self []netip.Addr) (*stack.Stack, error) {
 		tcpOption(s, "receive buffer tuning", new(tcpip.TCPModerateReceiveBufferOption(true))),
 		tcpOption(s, "time wait", new(tcpip.TCPTimeWaitTimeoutOption(tcpTimeWait))),
 		tcpOption(s, "SYN retries", new(tcpip.TCPSynRetriesOption(tcpSynRetries))),
+		stackError("set TCP ports", s.SetPortRange(firstPort, 65535)),
 		stackError("create interface", s.CreateNIC(nic, l)),
 		stackError("promiscuous mode", s.SetPromiscuousMode(nic, true)),
 		stackError("spoofing", s.SetSpoofing(nic, true)),

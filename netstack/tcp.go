@@ -35,7 +35,7 @@ type tcpFlow struct {
 
 	mu     sync.Mutex         // guards the following
 	cancel context.CancelFunc // of the dial, while dialling
-	ep     tcpip.Endpoint     // from the handshake on
+	mesh   *meshEnd           // from the handshake on
 	host   *hostsock.TCP      // once connected
 }
 
@@ -77,13 +77,13 @@ func (c *tcpFlow) enter(p tcpPhase) bool {
 func (c *tcpFlow) abort() {
 	c.phase.Store(uint32(tcpOver))
 	c.mu.Lock()
-	cancel, ep, host := c.cancel, c.ep, c.host
+	cancel, mesh, host := c.cancel, c.mesh, c.host
 	c.mu.Unlock()
 	if cancel != nil {
 		cancel()
 	}
-	if ep != nil {
-		ep.Abort()
+	if mesh != nil {
+		mesh.end(endAbort)
 	}
 	if host != nil {
 		host.Abort()
@@ -103,9 +103,9 @@ func (n *Net) reopenTCP(b *batch, p *packet.Packet, f *nat.Flow) *nat.Flow {
 // acceptTCP runs on a goroutine of its own for each SYN that the pipeline has admitted. It answers the SYN as the host
 // side answers: not before it.
 func (n *Net) acceptTCP(r *tcp.ForwarderRequest) {
-	c := n.tcpFlowOf(r)
+	c, unserved := n.tcpFlowOf(r)
 	if c == nil || !n.running.enter() {
-		r.Complete(false)
+		r.Complete(unserved)
 		return
 	}
 	defer n.running.leave()
@@ -126,14 +126,14 @@ func (n *Net) acceptTCP(r *tcp.ForwarderRequest) {
 		return
 	}
 	var wq waiter.Queue
-	ep, terr := n.handshake(c, r, host, &wq)
-	if terr != nil {
+	mesh, err := n.handshake(c, r, host, &wq)
+	if err != nil {
 		n.table.Remove(f)
 		host.Abort()
 		return
 	}
 	n.enterTCP(f, nat.TCPEstablished)
-	s := &splice{ep: ep, wq: &wq, host: host, bufs: n.bufs, ended: func(from nat.Dir) { n.enterTCP(f, halfClosed(f.TCP(), from)) }}
+	s := &splice{mesh: mesh, wq: &wq, host: host, bufs: n.bufs, ended: func(from nat.Dir) { n.enterTCP(f, halfClosed(f.TCP(), from)) }}
 	if s.run() {
 		n.enterTCP(f, nat.TCPTimeWait)
 	} else {
@@ -141,8 +141,9 @@ func (n *Net) acceptTCP(r *tcp.ForwarderRequest) {
 	}
 }
 
-// tcpFlowOf finds the flow that the pipeline entered for a SYN and begins to dial for it.
-func (n *Net) tcpFlowOf(r *tcp.ForwarderRequest) *tcpFlow {
+// tcpFlowOf finds the flow that the pipeline entered for a SYN and begins to dial for it. unserved says that the SYN is for a port of
+// this node's where nobody listens.
+func (n *Net) tcpFlowOf(r *tcp.ForwarderRequest) (c *tcpFlow, unserved bool) {
 	id := r.ID()
 	src, dst := netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort), netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)
 	k := packet.Key{
@@ -154,12 +155,17 @@ func (n *Net) tcpFlowOf(r *tcp.ForwarderRequest) *tcpFlow {
 	k.Peer = n.policy.Load().PeerOf(src.Addr())
 	f, _ := n.table.Lookup(&k)
 	if f == nil {
-		return nil
+		return nil, false
 	}
-	if c, ok := f.Owner.(*tcpFlow); ok && c.enter(tcpDialling) {
-		return c
+	switch o := f.Owner.(type) {
+	case *tcpFlow:
+		if o.enter(tcpDialling) {
+			return o, false
+		}
+	case *selfFlow:
+		return nil, true
 	}
-	return nil
+	return nil, false
 }
 
 // dial connects to the flow's destination on the host side.
@@ -212,7 +218,7 @@ func (c *tcpFlow) syn() []byte {
 }
 
 // handshake accepts the peer's connection now that the host side stands. It completes the request.
-func (n *Net) handshake(c *tcpFlow, r *tcp.ForwarderRequest, host *hostsock.TCP, wq *waiter.Queue) (tcpip.Endpoint, error) {
+func (n *Net) handshake(c *tcpFlow, r *tcp.ForwarderRequest, host *hostsock.TCP, wq *waiter.Queue) (*meshEnd, error) {
 	c.mu.Lock()
 	c.cancel, c.host = nil, host
 	c.mu.Unlock()
@@ -227,17 +233,23 @@ func (n *Net) handshake(c *tcpFlow, r *tcp.ForwarderRequest, host *hostsock.TCP,
 		return nil, stackError("accept", terr)
 	}
 	c.own(ep)
-	ep.SocketOptions().SetKeepAlive(true)
-	ep.SetSockOpt(new(tcpip.KeepaliveIdleOption(peerKeepaliveIdle)))
-	ep.SetSockOpt(new(tcpip.KeepaliveIntervalOption(peerKeepaliveInterval)))
+	keepAlive(ep)
+	mesh := &meshEnd{ep: ep}
 	c.mu.Lock()
-	c.ep = ep
+	c.mesh = mesh
 	c.mu.Unlock()
 	if !c.enter(tcpSpliced) {
 		ep.Abort()
 		return nil, errFlowEnded
 	}
-	return ep, nil
+	return mesh, nil
+}
+
+// keepAlive lets gVisor find out that a peer is gone.
+func keepAlive(ep tcpip.Endpoint) {
+	ep.SocketOptions().SetKeepAlive(true)
+	ep.SetSockOpt(new(tcpip.KeepaliveIdleOption(peerKeepaliveIdle)))
+	ep.SetSockOpt(new(tcpip.KeepaliveIntervalOption(peerKeepaliveInterval)))
 }
 
 var errFlowEnded = errors.New("the flow ended")

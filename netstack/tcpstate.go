@@ -39,6 +39,32 @@ func (n *Net) enterTCP(f *nat.Flow, s nat.TCPState) {
 	n.table.SetTCP(f, s)
 }
 
+// followOwn notes what a packet does to the state of a flow that this node has opened. Resets are gVisor's to believe, and the flow
+// ends with the connection.
+func (n *Net) followOwn(f *nat.Flow, flags uint8, from nat.Dir) {
+	s := f.TCP()
+	next := s
+	switch {
+	case flags&packet.TCPRst != 0:
+	case flags&packet.TCPSyn != 0:
+		switch {
+		case from == nat.Reply && s <= nat.TCPSynSent:
+			next = nat.TCPSynRecv
+		case s == nat.TCPNone:
+			next = nat.TCPSynSent
+		}
+	case flags&packet.TCPFin != 0:
+		next = halfClosed(s, from.Other()) // the peer's end is that of who accepts
+	case s == nat.TCPLastAck:
+		next = nat.TCPTimeWait
+	case from == nat.Original && s == nat.TCPSynRecv:
+		next = nat.TCPEstablished
+	}
+	if next != s {
+		n.enterTCP(f, next)
+	}
+}
+
 // followSelf notes what a packet does to the state of a flow to the node itself, whose connection gVisor has.
 func (n *Net) followSelf(f *nat.Flow, flags uint8, from nat.Dir) {
 	s := f.TCP()

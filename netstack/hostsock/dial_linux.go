@@ -88,7 +88,7 @@ func (c *TCP) awaitConnect(ctx context.Context, timeout time.Duration, fail *Dia
 		c.file.SetWriteDeadline(time.Now().Add(timeout))
 	}
 	stop := context.AfterFunc(ctx, func() { c.file.SetWriteDeadline(time.Unix(1, 0)) })
-	err := c.raw.Write(func(fd uintptr) bool { return c.connected(int(fd), fail) })
+	err := c.stream.raw.Write(func(fd uintptr) bool { return c.connected(int(fd), fail) })
 	switch {
 	case !stop():
 		fail.Errno, fail.ICMP, fail.Err = 0, nil, ctx.Err()

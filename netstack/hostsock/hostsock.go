@@ -1,6 +1,7 @@
 // Package hostsock is the host's side of an exit: ordinary, unprivileged sockets that carry the traffic of many peers
 // fast. TCP is dialled so that a failure is known by the ICMP error behind it; UDP and ping sockets are served in
-// batches by a Poller, with the kernel's segmentation offloads, and hand over the ICMP errors of the path.
+// batches by a Poller, with the kernel's segmentation offloads, and hand over the ICMP errors of the path. Stream moves bytes
+// through connections that somebody else has made.
 //
 // It decides nothing: no policy, no address translation, no timeouts of flows. It works on Linux; elsewhere every
 // constructor returns an error that wraps errors.ErrUnsupported.

@@ -33,6 +33,15 @@ func (*TCP) SyscallConn() (syscall.RawConn, error) { return nil, unsupported("ra
 func (*TCP) LocalAddr() netip.AddrPort             { return netip.AddrPort{} }
 func (*TCP) RemoteAddr() netip.AddrPort            { return netip.AddrPort{} }
 
+// Stream uses a socket; there is no way to on this system.
+type Stream struct{}
+
+// NewStream returns an error that wraps errors.ErrUnsupported.
+func NewStream(syscall.Conn) (*Stream, error) { return nil, unsupported("raw access") }
+
+func (*Stream) Recv(*BufPool) (*Buf, int, error) { return nil, 0, unsupported("read") }
+func (*Stream) Writev([][]byte) (int, error)     { return 0, unsupported("write") }
+
 // Poller serves sockets; there is none on this system.
 type Poller struct{}
 
