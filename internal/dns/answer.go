@@ -2,7 +2,6 @@ package dns
 
 import (
 	"net/netip"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -17,17 +16,22 @@ func (s *Server) answer(client netip.Addr, raw []byte, tcp bool) []byte {
 		s.counters.refused.Add(1)
 		return reply(&query, refusal)
 	}
-	m, ok := s.resolve(s.routeOf(client), &query, tcp)
+	limit := 0xffff
+	if !tcp {
+		limit = query.udpSize()
+	}
+	name := nameOf(&query)
+	at := s.placeOf(client, &name, query.qtype())
+	if at.here {
+		return s.respond(client, &query, &name, &at.e, limit)
+	}
+	m, ok := s.resolve(&at, &query, tcp)
 	if ok {
 		m, ok = s.guard(client, m)
 	}
 	if !ok {
 		s.counters.failures.Add(1)
 		return reply(&query, dnsmessage.RCodeServerFailure)
-	}
-	limit := 0xffff
-	if !tcp {
-		limit = query.udpSize()
 	}
 	b, truncated := fit(&m, limit)
 	if truncated {
@@ -53,20 +57,14 @@ func (s *Server) refusal(query *message, wellFormed bool, client netip.Addr, siz
 	return dnsmessage.RCodeSuccess
 }
 
-// resolve returns an answer with the query's own ID and question, from the route's cache or one of its upstreams.
-func (s *Server) resolve(r *Route, query *message, tcp bool) (m message, ok bool) {
-	now := time.Now()
-	list, changed := r.pool.order(r.upstreams(), now)
-	if changed {
-		r.cache.flush() // another network may give the same name another address
+// resolve returns the answer of the resolvers at a place; ok is false when there is none.
+func (s *Server) resolve(at *place, query *message, tcp bool) (m message, ok bool) {
+	if at.r == nil {
+		return m, false
 	}
-	if m, ok = r.cache.get(query, now); ok {
+	a, cached, err := at.r.resolve(s.ctx, s.log, query, tcp, at.private)
+	if cached {
 		s.counters.cacheHits.Add(1)
-		return m, true
 	}
-	epoch := r.cache.currentEpoch()
-	if m, ok = s.forward(r, list, query, tcp); ok {
-		r.cache.put(query, &m, epoch, time.Now())
-	}
-	return m, ok
+	return a.m, err == nil
 }

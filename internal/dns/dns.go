@@ -1,17 +1,22 @@
-// Package dns is the resolver that a node serves to its peers at its mesh address: it hands their queries to the host's
-// resolvers and their answers back, over UDP and TCP.
+// Package dns is the resolver that a node serves to its peers at its mesh address, over UDP and TCP. It knows the names of the mesh
+// (Zone), asks the resolvers of particular domains for the names there (Domain), and hands all other queries to the host's resolvers
+// and their answers back. Names that mean nothing outside their own network stay within it (special.go).
 //
-// It is a forwarder, not a resolver: it follows no delegation and validates no signature. Answers pass as they are (EDNS,
-// DNSSEC records and unknown types included), except that addresses which the asking peer may not reach can be taken out
-// (Config.Allow), and that datagrams are cut to what the asker can take.
+// Beyond its zone it is a forwarder, not a resolver: it follows no delegation and validates no signature. Answers pass as they are
+// (EDNS, DNSSEC records and unknown types included), except that addresses which the asking peer may not reach can be taken out
+// (Config.Allow), and that datagrams are cut to what the asker can take. The zone is not signed: a resolver that validates and asks
+// this one has to be told so ("domain-insecure: mesh" in unbound).
 //
 // Sockets are passed in, because they live in the userspace stack. Everything is bounded: queries in flight in total and
 // per client, connections, message sizes, time and cache. A Server is safe for concurrent use.
 //
-//	s := dns.New(dns.Config{Allow: policy.MayReach})
+//	zone := dns.NewZone("mesh", prefixes, []dns.Host{{Name: "db", Addrs: addrs}})
+//	s := dns.New(dns.Config{Zone: func() *dns.Zone { return zone }, Allow: policy.MayReach})
 //	go s.ServeUDP(packetConn)
 //	go s.ServeTCP(listener)
 //	defer s.Close()
+//
+// A Route also resolves names for the node itself: Route.LookupNetIP.
 package dns
 
 import (
@@ -52,6 +57,14 @@ type Config struct {
 	// called for each query, so it must be quick.
 	Route func(client netip.Addr) *Route
 
+	// Zone returns the names that are answered here. It is called for each query, so that another may take its place at any time,
+	// and must be quick. Nil, as a nil zone, means that there are none.
+	Zone func() *Zone
+
+	// Domains returns the domains that have resolvers of their own. They come before the ways above, the longest first. It is called
+	// for each query, so it must be quick. Nil means none.
+	Domains func() []Domain
+
 	// Admit reports whether a client may use the resolver at all; others get REFUSED. Nil admits everyone.
 	Admit func(client netip.Addr) bool
 
@@ -70,6 +83,7 @@ type Config struct {
 // Counters are totals since New.
 type Counters struct {
 	Queries   uint64 // received, by UDP and TCP
+	Local     uint64 // answered by this node itself: names of the mesh, and those that it keeps from going further
 	CacheHits uint64 // answered without asking
 	Failures  uint64 // answered SERVFAIL because no upstream gave an answer
 	Refused   uint64 // answered FORMERR, NOTIMP or REFUSED by this server
@@ -85,9 +99,11 @@ type Server struct {
 	log      *slog.Logger
 	ctx      context.Context // ends with Close; the base of all work
 	cancel   context.CancelFunc
-	queries  *limiter // clients' queries in flight
-	conns    *limiter // clients' TCP connections
-	main     *Route   // by Config.Upstreams and Config.Dial
+	queries  *limiter       // clients' queries in flight
+	conns    *limiter       // clients' TCP connections
+	main     *Route         // by Config.Upstreams and Config.Dial
+	loopback []netip.Addr   // immutable
+	private  []netip.Prefix // immutable; networks whose reverse names are not for the world
 	counters counters
 
 	mu     sync.Mutex // guards the following
@@ -97,7 +113,7 @@ type Server struct {
 }
 
 type counters struct {
-	queries, cacheHits, failures, refused, dropped, truncated, filtered, emptied atomic.Uint64
+	queries, local, cacheHits, failures, refused, dropped, truncated, filtered, emptied atomic.Uint64
 }
 
 // New returns a server that serves nothing yet.
@@ -118,6 +134,9 @@ func New(cfg Config) *Server {
 		conns:   newLimiter(maxConns, maxConnsPerPeer),
 		main:    NewRoute(RouteConfig{Name: "host", Upstreams: cfg.Upstreams, Dial: cfg.Dial, CacheEntries: cfg.CacheEntries}),
 		open:    make(map[io.Closer]struct{}),
+
+		loopback: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()},
+		private:  privatePrefixes(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -183,6 +202,7 @@ func (s *Server) Counters() Counters {
 	c := &s.counters
 	return Counters{
 		Queries:   c.queries.Load(),
+		Local:     c.local.Load(),
 		CacheHits: c.cacheHits.Load(),
 		Failures:  c.failures.Load(),
 		Refused:   c.refused.Load(),

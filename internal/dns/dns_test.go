@@ -318,14 +318,13 @@ func TestQueriesInFlightAreBounded(t *testing.T) {
 	defer once.Do(func() { close(release) })
 	started := make(chan struct{}, 100)
 	s, addr := newServer(t, Config{MaxQueriesPerPeer: 4, CacheEntries: -1, Dial: blockingDial(started, release)}, newUpstream(t, silent))
-	q := pack(t, question("example.com.", dnsmessage.TypeA))
 	c, err := net.Dial("udp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	for range 10 {
-		c.Write(q)
+	for i := range 10 { // equal ones would be asked as one
+		c.Write(pack(t, question(fmt.Sprintf("n%d.example.com.", i), dnsmessage.TypeA)))
 	}
 	for range 4 {
 		<-started

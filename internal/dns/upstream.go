@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -76,42 +77,76 @@ func (u *upstreams) setFailing(v bool) (changed bool) {
 	return changed
 }
 
-var errNoUpstream = errors.New("none is configured")
+var errNoUpstream = errors.New("no resolver is configured")
+
+// resolve returns an answer with the query's own ID and question, from the cache or from one of the upstreams, of which only those at
+// private addresses are asked if private is true. It takes at most queryTime, and returns ctx's error when that ends before.
+func (r *Route) resolve(ctx context.Context, log *slog.Logger, query *message, tcp, private bool) (a exchangeResult, cached bool, err error) {
+	now := time.Now()
+	list, changed := r.pool.order(r.upstreams(), now)
+	if changed {
+		r.cache.flush() // another network may give the same name another address
+	}
+	if private {
+		list = slices.DeleteFunc(list, func(a netip.AddrPort) bool { return !isPrivateResolver(a) })
+	}
+	if a.m, cached = r.cache.get(query, now); cached {
+		if len(list) > 0 {
+			a.from = list[0]
+		}
+		return a, true, nil
+	}
+	epoch := r.cache.currentEpoch()
+	a, err = r.flights.do(ctx, query, tcp, func() (exchangeResult, error) {
+		a, err := r.forward(ctx, log, list, query, tcp)
+		if err == nil {
+			r.cache.put(query, &a.m, epoch, time.Now())
+		}
+		return a, err
+	})
+	return a, false, err
+}
 
 // forward asks the upstreams one after another until one gives an answer that is worth passing on. The answer has the
-// query's ID and question. ok is false when none answered within queryTime.
-func (s *Server) forward(r *Route, list []netip.AddrPort, query *message, tcp bool) (answer message, ok bool) {
-	ctx, cancel := context.WithTimeout(s.ctx, queryTime)
+// query's ID and question. An error names the upstream in a, if there is one to name.
+func (r *Route) forward(parent context.Context, log *slog.Logger, list []netip.AddrPort, query *message, tcp bool) (a exchangeResult, err error) {
+	ctx, cancel := context.WithTimeout(parent, queryTime)
 	defer cancel()
-	lastErr := errNoUpstream
+	answered := false
+	err = errNoUpstream
 	for range rounds {
 		for _, to := range list {
-			m, err := s.ask(ctx, r, to, query, tcp)
+			m, failure := r.ask(ctx, to, query, tcp)
 			switch {
-			case s.isClosed():
-				return message{}, false
-			case err != nil:
-				lastErr = err
+			case parent.Err() != nil: // nothing can be said about the upstream
+				return exchangeResult{from: to}, parent.Err()
+			case failure != nil:
+				if !answered {
+					a.from, err = to, failure
+				}
 				r.pool.missed(to, time.Now())
-				s.log.Debug("dns upstream gave no answer", "upstream", to, "err", err)
+				log.Debug("dns upstream gave no answer", "upstream", to, "err", failure)
 			default:
 				r.pool.heard(to)
-				answer, ok = m, true
+				a, answered = exchangeResult{m: m, from: to}, true
 				if !gaveUp(m.rcode()) {
-					s.noteFailing(r, false, nil)
-					return answer, true
+					r.noteFailing(log, false, nil)
+					return a, nil
 				}
 			}
 			if ctx.Err() != nil {
 				break
 			}
 		}
-		if ok || ctx.Err() != nil { // everyone who is there has said that it cannot
+		if answered || ctx.Err() != nil { // everyone who is there has said that it cannot
 			break
 		}
 	}
-	s.noteFailing(r, !ok, lastErr)
-	return answer, ok
+	r.noteFailing(log, !answered, err)
+	if answered {
+		err = nil
+	}
+	return a, err
 }
 
 // gaveUp reports whether another upstream may know better.
@@ -119,18 +154,18 @@ func gaveUp(rcode dnsmessage.RCode) bool {
 	return rcode == dnsmessage.RCodeServerFailure || rcode == dnsmessage.RCodeRefused || rcode == dnsmessage.RCodeNotImplemented
 }
 
-func (s *Server) noteFailing(r *Route, failing bool, err error) {
+func (r *Route) noteFailing(log *slog.Logger, failing bool, err error) {
 	switch {
 	case !r.pool.setFailing(failing):
 	case failing:
-		s.log.Warn("dns: no upstream answers", "resolvers", r.name, "err", err)
+		log.Warn("dns: no upstream answers", "resolvers", r.name, "err", err)
 	default:
-		s.log.Info("dns: upstreams answer again", "resolvers", r.name)
+		log.Info("dns: upstreams answer again", "resolvers", r.name)
 	}
 }
 
 // ask sends the query to one upstream by UDP, and by TCP when the answer is cut and the client can take more.
-func (s *Server) ask(ctx context.Context, r *Route, to netip.AddrPort, query *message, tcp bool) (message, error) {
+func (r *Route) ask(ctx context.Context, to netip.AddrPort, query *message, tcp bool) (message, error) {
 	m, err := r.exchange(ctx, "udp", to, query)
 	if err != nil || !m.has(flagTC) || !tcp && query.udpSize() <= safeUDPSize {
 		return m, err

@@ -29,6 +29,7 @@ const (
 
 const (
 	flagQR = 1 << 15
+	flagAA = 1 << 10
 	flagTC = 1 << 9
 	flagRD = 1 << 8
 	flagRA = 1 << 7
@@ -37,6 +38,8 @@ const (
 
 	maskOpcode = 0xf << 11
 	maskRCode  = 0xf
+
+	flagDO = 1 << 15 // in the TTL of OPT
 )
 
 // section numbers follow the order in the message.
@@ -82,7 +85,7 @@ func (m *message) rdata(r record) []byte     { return m.raw[r.data:r.end] }
 func (m *message) optRecord() record         { return m.records[m.opt] }
 func (m *message) rcode() dnsmessage.RCode   { return dnsmessage.RCode(m.flags() & maskRCode) }
 func (m *message) hasOPT() bool              { return m.opt >= 0 }
-func (m *message) dnssecOK() bool            { return m.hasOPT() && m.ttl(m.optRecord())&(1<<15) != 0 }
+func (m *message) dnssecOK() bool            { return m.hasOPT() && m.ttl(m.optRecord())&flagDO != 0 }
 func (m *message) hasOPTData() bool          { return m.hasOPT() && len(m.rdata(m.optRecord())) > 0 }
 func (m *message) extendedRCode() (hi uint32) {
 	if m.hasOPT() {
@@ -206,23 +209,34 @@ func lower(c byte) byte {
 
 // reply builds an answer without records to query, whose sections need not be sound beyond the question.
 func reply(query *message, rcode dnsmessage.RCode) []byte {
-	b := make([]byte, headerLen, headerLen+len(query.question())+optRecordLen)
-	flags := flagQR | flagRA | query.flags()&(maskOpcode|flagRD|flagCD) | uint16(rcode)&maskRCode
-	binary.BigEndian.PutUint16(b, query.id())
-	binary.BigEndian.PutUint16(b[2:], flags)
-	if query.hasQuestion() {
-		binary.BigEndian.PutUint16(b[4:], 1)
-		b = append(b, query.question()...)
-	}
+	b := appendHead(make([]byte, 0, headerLen+len(query.question())+optRecordLen), query, rcode)
 	if query.hasOPT() { // RFC 6891 section 6.1.1: an answer to EDNS has EDNS
 		binary.BigEndian.PutUint16(b[10:], 1)
-		b = append(b, 0)
-		b = binary.BigEndian.AppendUint16(b, typeOPT)
-		b = binary.BigEndian.AppendUint16(b, safeUDPSize)
-		b = binary.BigEndian.AppendUint32(b, query.ttl(query.optRecord())&(1<<15)) // DO
-		b = binary.BigEndian.AppendUint16(b, 0)
+		b = appendOPT(b, query.ttl(query.optRecord())&flagDO)
 	}
 	return b
+}
+
+// appendHead appends the header and the question of an answer to query.
+func appendHead(b []byte, query *message, rcode dnsmessage.RCode) []byte {
+	flags := flagQR | flagRA | query.flags()&(maskOpcode|flagRD|flagCD) | uint16(rcode)&maskRCode
+	b = binary.BigEndian.AppendUint16(b, query.id())
+	b = binary.BigEndian.AppendUint16(b, flags)
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+	if query.hasQuestion() {
+		b[len(b)-7] = 1
+		b = append(b, query.question()...)
+	}
+	return b
+}
+
+// appendOPT appends an OPT record without options (RFC 6891 section 6.1.2); flags are the extended RCODE, the version and DO.
+func appendOPT(b []byte, flags uint32) []byte {
+	b = append(b, 0)
+	b = binary.BigEndian.AppendUint16(b, typeOPT)
+	b = binary.BigEndian.AppendUint16(b, safeUDPSize)
+	b = binary.BigEndian.AppendUint32(b, flags)
+	return binary.BigEndian.AppendUint16(b, 0)
 }
 
 // fit returns the answer in at most limit bytes. Additional records go first, which is no loss that a client must know of
