@@ -15,8 +15,12 @@ func checkCommand() *cli.Command {
 		Usage:     "validate a configuration",
 		ArgsUsage: "[FILE]",
 		Description: "Prints every error as FILE:LINE: message, and exits with status 1 if there is one. Warnings do not change\n" +
-			"the status. A FILE given as an argument is checked alone; otherwise the peers of the state folder are too.",
-		Flags:              []cli.Flag{configFlag(), stateFlag(), jsonFlag()},
+			"the status. A FILE given as an argument is checked without what the environment adds to it, and without the\n" +
+			"peers of the state folder. The options of culvert up are checked on top.",
+		Flags: append([]cli.Flag{
+			configFlag(), stateFlag(), jsonFlag(),
+			boolFlag("env-list", "print the variables that a configuration can be made of, and what they mean"),
+		}, shorthandFlags()...),
 		CustomHelpTemplate: cli.CommandHelpTemplate + example("culvert check /etc/culvert/culvert.conf"),
 		Action:             runCheck,
 	}
@@ -28,6 +32,8 @@ type checkResult struct {
 	OK       bool                `json:"ok"`
 	Errors   []config.Diagnostic `json:"errors"`
 	Warnings []config.Diagnostic `json:"warnings"`
+
+	Environment []config.Variable `json:"environment,omitempty"`
 }
 
 func runCheck(c *cli.Context) error {
@@ -35,16 +41,19 @@ func runCheck(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	file, state := args[0], ""
-	if file == "" {
-		places := hostPlaces()
-		if file, err = places.config(c.String("config"), c.String("state")); err != nil {
+	if c.Bool("env-list") {
+		return printEnvList(c.App.Writer, c.Bool("json"))
+	}
+	at := found{file: args[0]}
+	if at.file == "" {
+		if at, err = findConfig(c); err != nil {
 			return err
 		}
-		state, _ = places.state(c.String("state")) // without one there are no peers to check
+	} else if at.sources.Extra, err = extras(c); err != nil {
+		return err
 	}
-	cfg, err := config.Load(file, config.Options{State: state})
-	result := checkResult{File: file, OK: err == nil, Errors: []config.Diagnostic{}, Warnings: []config.Diagnostic{}}
+	cfg, err := at.load()
+	result := checkResult{File: nameOf(at.file), OK: err == nil, Errors: []config.Diagnostic{}, Warnings: []config.Diagnostic{}}
 	var faults config.Errors
 	switch {
 	case errors.As(err, &faults):
@@ -53,6 +62,7 @@ func runCheck(c *cli.Context) error {
 		return err
 	default:
 		result.Warnings = append(result.Warnings, cfg.Warnings...)
+		result.Environment = cfg.Environment
 	}
 	if c.Bool("json") {
 		err = printJSON(c.App.Writer, result)
@@ -73,6 +83,7 @@ func printCheck(c *cli.Context, r checkResult, cfg *config.Config) error {
 	if !r.OK {
 		return nil
 	}
+	printVariables(c.App.Writer, r.Environment)
 	_, err := fmt.Fprintf(c.App.Writer, "%s: ok (node %s, peers: %d)\n", r.File, cfg.Interface.Name, len(cfg.Peers))
 	return err
 }

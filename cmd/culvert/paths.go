@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -167,20 +168,69 @@ func isSocket(file string) bool {
 	return err == nil && info.Mode()&fs.ModeSocket != 0
 }
 
-// loadConfig reads the configuration that a command's options and the environment point at, with the peers of the state
-// folder. A missing state folder only matters to commands that write to it: state is "" then.
-func loadConfig(c *cli.Context) (cfg *config.Config, state string, err error) {
+// found is where a command's configuration comes from.
+type found struct {
+	file    string // "": none, the environment holds it all
+	state   string // "": nowhere to be found, which only matters to commands that write to it
+	sources config.Sources
+}
+
+// findConfig follows a command's options and the environment. Where there is no file and none was named, variables may stand for it;
+// else the error is a *noConfigError.
+func findConfig(c *cli.Context) (at found, err error) {
 	p := hostPlaces()
-	file, err := p.config(c.String("config"), c.String("state"))
+	at.sources.Environ = withoutOptions(os.Environ())
+	if at.sources.Extra, err = extras(c); err != nil {
+		return at, err
+	}
+	at.file, err = p.config(c.String("config"), c.String("state"))
+	var none *noConfigError
+	if errors.As(err, &none) && config.HasEnvironment(at.sources.Environ) {
+		at.file, err = "", nil
+	}
+	at.state, _ = p.state(c.String("state"))
+	return at, err
+}
+
+// withoutOptions returns the variables that are not those of an option of some command.
+func withoutOptions(environ []string) []string {
+	options := map[string]bool{}
+	var collect func(list []*cli.Command)
+	collect = func(list []*cli.Command) {
+		for _, command := range list {
+			for _, f := range command.Flags {
+				if doc, ok := f.(cli.DocGenerationFlag); ok {
+					for _, name := range doc.GetEnvVars() {
+						options[name] = true
+					}
+				}
+			}
+			collect(command.Subcommands)
+		}
+	}
+	collect(newApp().Commands)
+	return slices.DeleteFunc(environ, func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		return options[name]
+	})
+}
+
+// load reads the configuration with the peers of the state folder.
+func (at found) load() (*config.Config, error) {
+	return config.Load(at.file, config.Options{State: at.state, Sources: at.sources})
+}
+
+// loadConfig finds and reads a command's configuration.
+func loadConfig(c *cli.Context) (cfg *config.Config, state string, err error) {
+	at, err := findConfig(c)
 	if err != nil {
 		return nil, "", err
 	}
-	state, _ = p.state(c.String("state"))
-	cfg, err = config.Load(file, config.Options{State: state})
+	cfg, err = at.load()
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w; culvert init -c %s writes one", err, file)
+		err = fmt.Errorf("%w; culvert init -c %s writes one", err, at.file)
 	}
-	return cfg, state, err
+	return cfg, at.state, err
 }
 
 var errNoNode = errors.New("no running node found: culvert up starts one, --socket names one")

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -20,8 +22,10 @@ func upCommand() *cli.Command {
 		Name:  "up",
 		Usage: "run a node in the foreground until SIGTERM or SIGINT; SIGHUP reloads",
 		Description: "Peers with AllowRouting reach the internet through this host, those with AllowLAN its local networks too.\n" +
-			"No privilege is needed. Where no configuration exists, one is made, with a WireGuard file for a first device.",
-		Flags: []cli.Flag{
+			"No privilege is needed. Where no configuration exists, one is made, with a WireGuard file for a first device.\n" +
+			"Variables such as CULVERT_INTERFACE_PRIVATE_KEY are part of the configuration, or all of it: culvert check\n" +
+			"--env-list prints them. -L, -R and -D are as those of ssh, and hold until the node stops, reloads included.",
+		Flags: append([]cli.Flag{
 			configFlag(), stateFlag(), socketFlag(),
 			endpointFlag(", for the device file of a first run"),
 			&cli.StringFlag{
@@ -32,9 +36,11 @@ func upCommand() *cli.Command {
 				Name: "log-format", EnvVars: []string{"CULVERT_LOG_FORMAT"}, Value: "text",
 				Usage: "`FORMAT` of the log on stderr: text or json",
 			},
-		},
-		CustomHelpTemplate: cli.CommandHelpTemplate + example("culvert up -c exit.conf --log-format json"),
-		Action:             runUp,
+		}, shorthandFlags()...),
+		CustomHelpTemplate: cli.CommandHelpTemplate + example(
+			"culvert up -c exit.conf --log-format json",
+			"culvert up -D 1080 -E fra,ams -L 5432:db:5432 -R 8443:127.0.0.1:443"),
+		Action: runUp,
 	}
 }
 
@@ -58,6 +64,10 @@ func runUp(c *cli.Context) error {
 			return err
 		}
 	}
+	at, err := findConfig(c) // which a first run has changed
+	if err != nil {
+		return err
+	}
 	socket, err := hostPlaces().socket(c.String("socket"), cfg, state)
 	if err != nil {
 		return err
@@ -68,8 +78,8 @@ func runUp(c *cli.Context) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	n, err := node.Start(ctx, node.Config{
-		File: cfg.File, State: state, Socket: socket, Version: readVersion().Version, Logger: log,
+	n, err := node.Start(c.Context, node.Config{
+		File: at.file, State: at.state, Sources: at.sources, Socket: socket, Version: readVersion().Version, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -83,13 +93,23 @@ func runUp(c *cli.Context) error {
 				log.Error("the configuration was not reloaded", "err", err)
 			}
 		case <-n.Done():
-			if ctx.Err() == nil {
-				return fmt.Errorf("the node has stopped by itself; the log says why")
-			}
+			return fmt.Errorf("the node has stopped by itself; the log says why")
+		case <-ctx.Done():
+			stop() // another signal ends the process at once
+			shutdown(n)
 			log.Info("node is down", "name", cfg.Interface.Name)
 			return nil
 		}
 	}
+}
+
+// drainTime is what open connections get to end by themselves.
+const drainTime = 5 * time.Second
+
+func shutdown(n *node.Node) {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	n.Shutdown(ctx)
 }
 
 // newLogger makes the log that the options ask for.

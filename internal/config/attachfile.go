@@ -1,9 +1,6 @@
 package config
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // AttachConfig is what culvert attach needs to know besides the WireGuard device: the sections of a node's configuration that are
 // about relays and paths.
@@ -60,25 +57,15 @@ func attachFormat() *format {
 func (l *loader) readAttach(file string, text *content) {
 	skipped := map[string]bool{}
 	for _, s := range l.open(file, text) {
-		switch name := strings.ToLower(s.name); name {
-		case "relay":
-			l.readRelay(s)
-		case "stun":
-			l.readSTUN(s)
-		case "wgstun":
-			l.readWGSTUN(s)
-		case "traversal":
-			readSection(l, s, traversalKeys, &l.cfg.Traversal, l.traversalKeys)
-		case "control":
-			readSection(l, s, controlKeys, &l.cfg.Control, l.controlKeys)
-		case "interface", "peer", "filter", "exit", "netmap", "upstream":
-			if !skipped[name] {
-				l.warn(s.line, "[%s] is not used: culvert attach takes peers from the device, and forwards nothing", s.name)
-			}
-			skipped[name] = true
-		case "": // scan has reported it
-		default:
+		switch k := sectionOf(l.kinds, s.name); {
+		case k == nil && s.name == "": // scan has reported it
+		case k == nil:
 			l.unknownSection(s)
+		case k.attach:
+			k.read(l, s)
+		case !skipped[k.name]:
+			l.warn(s.line, "[%s] is not used: culvert attach takes peers from the device, and forwards nothing", s.name)
+			skipped[k.name] = true
 		}
 	}
 	l.close(text)

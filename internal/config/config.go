@@ -5,6 +5,9 @@
 // warnings. The package also writes: a first configuration (Init), peers (AddPeer, RemovePeer) and the wg-quick file of
 // a device (Export).
 //
+// All of it may come from the environment instead, or be put on top of a file by variables and by options of the command line (Sources).
+// Such places have names in diagnostics where others have a file and a line.
+//
 // A relay has a file of its own in the same form (LoadRelay), and another with the keys that it admits, one a line (ParseAllowed,
 // AddAllowed, RemoveAllowed).
 //
@@ -33,7 +36,7 @@ const DefaultMTU = 1420
 
 // Config is a valid configuration with its defaults filled in.
 type Config struct {
-	File      string // as given to Load
+	File      string // as given to Load; "": there is none
 	Interface Interface
 	Peers     []Peer // the main file's in order, then those of peers.d by file name
 	Filter    Filter
@@ -44,19 +47,25 @@ type Config struct {
 	STUN      []string           // servers as "host:port"; none twice
 	WGSTUN    *WGSTUN            // nil: none
 	Traversal Traversal          // how direct paths are sought; nothing without Relays
+	Proxies   []Proxy            // in the file's order, as the following
+	Forwards  []Forward
+	Publishes []Publish
 	Control   Control
 	Warnings  []Diagnostic
+
+	Environment []Variable // what of it comes from the environment
 }
 
 // Interface is this node.
 type Interface struct {
 	Name       string // a DNS label; default: made from the host name
 	PrivateKey wgkey.Private
-	Addresses  []netip.Prefix // at least one; the node's own address with the length of its mesh prefix, host bits kept
-	ListenPort uint16         // 0: derive it from the public key
-	Endpoint   Endpoint       // where devices find this node, for their files; no Host: guess it, Port 0: ListenPort
-	MTU        int            // 1280 to 65535
-	DNS        []string       // what wg-quick would give to the host's resolver: addresses and search domains; unused
+	Addresses  []netip.Prefix   // at least one; the node's own address with the length of its mesh prefix, host bits kept
+	ListenPort uint16           // 0: derive it from the public key
+	Endpoint   Endpoint         // where devices find this node, for their files; no Host: guess it, Port 0: ListenPort
+	MTU        int              // 1280 to 65535
+	DNS        []netip.AddrPort // resolvers for names that leave by a peer's default route
+	Search     []string         // domains that wg-quick would have the host's resolver append; unused
 }
 
 // Peer is a WireGuard peer and what it may reach.
@@ -93,12 +102,21 @@ type Exit struct {
 	Mapping, Filtering nat.Dependence
 
 	DNS DNS
+
+	SOCKS5 bool // serve SOCKS5 at port 1080 of the mesh addresses, for peers that choose this node by name; default yes
 }
 
 // DNS is the resolver behind this node's mesh address. The zero value is the host's own.
 type DNS struct {
 	Off     bool
 	Servers []netip.AddrPort // when not empty, these instead of the host's
+	Domains []DNSDomain      // whose names are asked elsewhere; no two of one domain
+}
+
+// DNSDomain is a domain with all below it that has resolvers of its own.
+type DNSDomain struct {
+	Domain  string           // lower case, no dot at either end
+	Servers []netip.AddrPort // at least one
 }
 
 // FlowLogStderr as Control.FlowLog is standard error.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -125,7 +127,7 @@ func render(c *Config) string {
 	var b strings.Builder
 	i := c.Interface
 	fmt.Fprintf(&b, "[Interface]\nName = %s\nPrivateKey = %s\nAddress = %s\nListenPort = %d\nMTU = %d\nDNS =%s\n",
-		i.Name, i.PrivateKey.Reveal(), join(i.Addresses), i.ListenPort, i.MTU, strings.Join(i.DNS, ","))
+		i.Name, i.PrivateKey.Reveal(), join(i.Addresses), i.ListenPort, i.MTU, strings.Trim(join(i.DNS)+","+strings.Join(i.Search, ","), ","))
 	for _, p := range c.Peers {
 		b.WriteString("\n" + peerText(p, ""))
 	}
@@ -145,6 +147,13 @@ func render(c *Config) string {
 	case len(c.Exit.DNS.Servers) > 0:
 		fmt.Fprintf(&b, "DNS = %s\n", join(c.Exit.DNS.Servers))
 	}
+	for _, d := range c.Exit.DNS.Domains {
+		fmt.Fprintf(&b, "DNSRoute = %s to %s\n", d.Domain, join(d.Servers))
+	}
+	if !c.Exit.SOCKS5 {
+		b.WriteString("SOCKS5 = no\n")
+	}
+	renderServices(&b, c)
 	for _, r := range c.Relays {
 		fmt.Fprintf(&b, "\n[Relay]\nURL = %s\nWebSocket = %s\n", r.URL, r.WebSocket)
 		for _, pin := range r.Pins {
@@ -172,4 +181,58 @@ func render(c *Config) string {
 		fmt.Fprintf(&b, "HTTP = %s\n", c.Control.HTTP)
 	}
 	return b.String()
+}
+
+// renderServices writes what programs of this host and peers connect to.
+func renderServices(b *strings.Builder, c *Config) {
+	yesNo := map[bool]string{true: "yes", false: "no"}
+	common := func(listen []Listen, exits []string, from []netip.Prefix) {
+		for _, a := range listen {
+			switch text := a.String(); {
+			case a.Optional && a.Addr.Addr().Is6(): // goes with the IPv4 one
+			case a.Optional:
+				fmt.Fprintf(b, "Listen = localhost%s\n", strings.TrimPrefix(text, "127.0.0.1"))
+			default:
+				fmt.Fprintf(b, "Listen = %s\n", text)
+			}
+		}
+		if len(exits) > 0 {
+			fmt.Fprintf(b, "Exit = %s\n", strings.Join(exits, ", "))
+		}
+		if len(from) > 0 {
+			fmt.Fprintf(b, "AllowFrom = %s\n", join(from))
+		}
+	}
+	for _, p := range c.Proxies {
+		if p.SOCKS {
+			fmt.Fprintf(b, "\n[SOCKS5]\nHTTP = %s\nUDP = %s\n", yesNo[p.HTTP], yesNo[p.UDP])
+		} else {
+			b.WriteString("\n[HTTP]\n")
+		}
+		common(p.Listen, p.Exits, p.AllowFrom)
+		for _, u := range p.Users {
+			fmt.Fprintf(b, "User = %s:%s\n", u.Name, u.Password)
+		}
+		for _, r := range p.Routes {
+			fmt.Fprintf(b, "Route = %s\n", r)
+		}
+		if p.MaxConnections != 0 {
+			fmt.Fprintf(b, "MaxConnections = %d\n", p.MaxConnections)
+		}
+	}
+	for _, f := range c.Forwards {
+		b.WriteString("\n[Forward]\n")
+		common(f.Listen, f.Exits, f.AllowFrom)
+		fmt.Fprintf(b, "To = %s\n", net.JoinHostPort(f.Host, f.Ports.String()))
+	}
+	for _, p := range c.Publishes {
+		to := "unix:" + p.To.Path
+		if p.To.Path == "" {
+			to = net.JoinHostPort(p.To.Host, p.To.Ports.String())
+		}
+		fmt.Fprintf(b, "\n[Publish]\nListen = %s/%s\nTo = %s\n", p.Ports, strings.Join(p.Networks, ","), to)
+		if p.ProxyProtocol {
+			b.WriteString("ProxyProtocol = v2\n")
+		}
+	}
 }

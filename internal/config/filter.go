@@ -40,41 +40,67 @@ func (c *Config) FilterConfig(id func(*Peer) uint16) filter.Config {
 			f.Routes = append(f.Routes, filter.Route{Prefix: r, Peer: peer.ID})
 		}
 	}
-	if !c.Exit.DNS.Off {
-		for _, proto := range []uint8{packet.ProtoUDP, packet.ProtoTCP} {
-			f.SelfPorts = append(f.SelfPorts, filter.SelfPort{Proto: proto, Port: dnsPort, Need: filter.NeedRouting})
-		}
-	}
+	f.SelfPorts = c.selfPorts()
 	return f
 }
 
-const dnsPort = 53
+// selfPorts are the ports served at the mesh addresses.
+func (c *Config) selfPorts() (list []filter.SelfPort) {
+	serve := func(proto uint8, port uint16, need filter.Need) {
+		list = append(list, filter.SelfPort{Proto: proto, Port: port, Need: need})
+	}
+	for _, proto := range []uint8{packet.ProtoUDP, packet.ProtoTCP} {
+		if !c.Exit.DNS.Off {
+			serve(proto, dnsPort, filter.NeedRouting)
+		}
+		if c.Exit.SOCKS5 {
+			serve(proto, socksPort, filter.NeedRouting)
+		}
+	}
+	for _, p := range c.Publishes {
+		for _, network := range p.Networks {
+			proto := map[string]uint8{"tcp": packet.ProtoTCP, "udp": packet.ProtoUDP}[network]
+			for i := range p.Ports.Len() {
+				serve(proto, p.Ports.First+uint16(i), filter.NeedInbound)
+			}
+		}
+	}
+	return list
+}
+
+// What this node serves at its mesh addresses, besides what is published there.
+const (
+	dnsPort   = 53
+	socksPort = 1080
+)
 
 var filterKeys = []key[Filter]{
-	{name: "Rule", list: true, set: func(l *loader, t *Filter, v value) error {
-		rule, err := filter.ParseRule(v.text)
-		if err != nil {
-			return pointAt("Rule", v.text, err)
-		}
-		rule.File, rule.Line = l.file, v.line
-		if v.variable != "" {
-			rule.Text = "$" + v.variable
-		}
-		t.Rules = append(t.Rules, rule)
-		return nil
-	}},
-	{name: "Set", list: true, set: func(l *loader, t *Filter, v value) error {
-		set, err := filter.ParseSet(v.text)
-		if err != nil {
-			return pointAt("Set", v.text, err)
-		}
-		set.File, set.Line = l.file, v.line
-		if v.variable != "" {
-			set.Text = "$" + v.variable
-		}
-		t.Sets = append(t.Sets, set)
-		return nil
-	}},
+	{name: "Rule", doc: "a rule, such as reject from * to * tcp/25; the first that matches decides", list: true,
+		set: func(l *loader, t *Filter, v value) error {
+			rule, err := filter.ParseRule(v.text)
+			if err != nil {
+				return pointAt("Rule", v.text, err)
+			}
+			rule.File, rule.Line = l.standsAt(v.line)
+			if v.variable != "" {
+				rule.Text = "$" + v.variable
+			}
+			t.Rules = append(t.Rules, rule)
+			return nil
+		}},
+	{name: "Set", doc: "a name for addresses in rules, such as db 10.8.0.5", list: true,
+		set: func(l *loader, t *Filter, v value) error {
+			set, err := filter.ParseSet(v.text)
+			if err != nil {
+				return pointAt("Set", v.text, err)
+			}
+			set.File, set.Line = l.standsAt(v.line)
+			if v.variable != "" {
+				set.Text = "$" + v.variable
+			}
+			t.Sets = append(t.Sets, set)
+			return nil
+		}},
 }
 
 // A pointer is a fault of a rule or set that shows its line with a mark under the word in question.

@@ -5,30 +5,6 @@ import (
 	"strings"
 )
 
-// unsupported lists what the configuration format has but this version does not do: "Section", or "Section.Key".
-var unsupported = []string{
-	"SOCKS5", "HTTP", "Forward", "Publish",
-}
-
-// isPlanned reports whether a section, or with a key a key of it, is of the format but not of this version.
-func (f *format) isPlanned(section, key string) bool {
-	if key != "" {
-		section += "." + key
-	}
-	return hasName(f.planned, section)
-}
-
-// sectionNames are the sections of the format, those included that this version does not do.
-func (f *format) sectionNames() []string {
-	names := slices.Clone(f.sections)
-	for _, u := range f.planned {
-		if !strings.Contains(u, ".") {
-			names = append(names, u)
-		}
-	}
-	return names
-}
-
 // hasName reports whether one of the names is name, in upper or lower case.
 func hasName(names []string, name string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })

@@ -3,7 +3,6 @@ package config
 // A format is the vocabulary of one kind of file: it says where a word belongs that stands in the wrong place.
 type format struct {
 	sections []string // that may stand in the file
-	planned  []string // of those, what this version does not do; see unsupported
 	home     func(key string) (section string)
 	foreign  func(section, key string) (hint string) // what a section, or a key of it, is in a file of another kind; "": nothing known
 	wgQuick  bool                                    // files of other programs are this kind too
@@ -11,20 +10,18 @@ type format struct {
 
 // nodeFormat is that of culvert.conf.
 func nodeFormat() *format {
-	return &format{
-		sections: []string{"Interface", "Peer", "Filter", "Exit", "Netmap", "Upstream", "Relay", "STUN", "WGSTUN", "Traversal", "Control"},
-		planned:  unsupported,
-		wgQuick:  true,
-		home: homeIn([]home{
-			{"Peer", keyNames(peerKeys)}, {"Interface", keyNames(interfaceKeys)}, {"Filter", keyNames(filterKeys)}, {"Exit", keyNames(exitKeys)},
-			{"Control", keyNames(controlKeys)}, {"Upstream", keyNames(upstreamKeys)}, {"Netmap", keyNames(netmapKeys)},
-			{"Relay", keyNames(relayKeys)}, {"STUN", keyNames(stunKeys)}, {"WGSTUN", keyNames(wgstunKeys)},
-			{"Traversal", keyNames(traversalKeys)},
-		}),
-		foreign: foreignIn("belongs in the configuration of culvert relay, not in a node's", []home{
-			{"Relay", keyNames(relayServerKeys)}, {"STUN", keyNames(relaySTUNKeys)}, {"WGSTUN", keyNames(relayWGSTUNKeys)},
-		}),
+	f := &format{wgQuick: true}
+	var homes []home
+	for _, k := range nodeSections() {
+		f.sections = append(f.sections, k.name)
+		homes = append(homes, home{k.name, k.keyNames()})
 	}
+	// Of sections that have a key of one name, the usual one comes first.
+	f.home = homeIn(append([]home{{"Peer", keyNames(peerKeys)}}, homes...))
+	f.foreign = foreignIn("belongs in the configuration of culvert relay, not in a node's", []home{
+		{"Relay", keyNames(relayServerKeys)}, {"STUN", keyNames(relaySTUNKeys)}, {"WGSTUN", keyNames(relayWGSTUNKeys)},
+	})
+	return f
 }
 
 // relayFormat is that of relay.conf.
@@ -37,6 +34,7 @@ func relayFormat() *format {
 		}),
 		foreign: foreignIn("belongs in the configuration of a node, not in that of culvert relay", []home{
 			{"Interface", nil}, {"Peer", nil}, {"Filter", nil}, {"Exit", nil}, {"Netmap", nil}, {"Upstream", nil}, {"Traversal", nil},
+			{"SOCKS5", nil}, {"HTTP", nil}, {"Forward", nil}, {"Publish", nil},
 			{"Relay", keyNames(relayKeys)}, {"STUN", keyNames(stunKeys)}, {"WGSTUN", keyNames(wgstunKeys)}, {"Control", keyNames(controlKeys)},
 		}),
 	}

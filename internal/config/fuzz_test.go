@@ -115,6 +115,18 @@ func forgetPositions(c *Config) {
 	for i := range c.Relays {
 		c.Relays[i].Line = 0
 	}
+	for i := range c.Proxies {
+		c.Proxies[i].Line = 0
+		for j := range c.Proxies[i].Routes {
+			c.Proxies[i].Routes[j].Line = 0
+		}
+	}
+	for i := range c.Forwards {
+		c.Forwards[i].Line = 0
+	}
+	for i := range c.Publishes {
+		c.Publishes[i].Line = 0
+	}
 	for i := range c.Filter.Rules {
 		c.Filter.Rules[i].Line, c.Filter.Rules[i].Text = 0, ""
 	}

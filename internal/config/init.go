@@ -127,6 +127,20 @@ func initText(node Interface, device Peer, deviceFile string) string {
 	b.WriteString(`
 # More devices: culvert peer add NAME --qr
 
+# Programs of this host reach the mesh by proxies and forwards, and peers with AllowInbound reach what is published:
+# [SOCKS5]
+# Listen = 127.0.0.1:1080
+# HTTP = yes
+# Traffic to the internet may leave by peers, the first that works:
+# Exit = exit-1, exit-2
+# Route = *.corp.example via office
+# [Forward]
+# Listen = 127.0.0.1:5432
+# To = db:5432
+# [Publish]
+# Listen = 8443
+# To = 127.0.0.1:443
+
 [Filter]
 # Parts of what peers may reach can be taken back; the first rule that matches decides:
 # Rule = reject from * to * tcp/25

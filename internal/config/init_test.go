@@ -63,9 +63,9 @@ func TestInitWritesANodeAndADeviceThatFitEachOther(t *testing.T) {
 	if node.Interface.ListenPort != 55555 || node.Interface.Name != "exit-1" {
 		t.Errorf("got node %+v", node.Interface)
 	}
-	var own []string
+	var own []netip.AddrPort
 	for i, p := range node.Interface.Addresses {
-		own = append(own, p.Addr().String())
+		own = append(own, netip.AddrPortFrom(p.Addr(), dnsPort))
 		if p.Addr() != p.Masked().Addr().Next() || n.AllowedIPs[i].Addr() != p.Addr().Next() || !p.Contains(n.AllowedIPs[i].Addr()) {
 			t.Errorf("node has %s, device %s", p, n.AllowedIPs[i])
 		}

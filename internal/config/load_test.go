@@ -245,6 +245,10 @@ func TestErrorsHideKeys(t *testing.T) {
 			"[Exit]\nDNS = " + secret + "\nDenyTo = " + secret + "\n",
 			"[Relay]\nURL = " + secret + "\nPin = " + secret + "\nProxy = " + secret + "\nWebSocket = " + secret + "\n",
 			"[Relay]\nURL = https://x:" + secret + "@relay\nProxy = http://x:" + secret + "@a b\nProxyFile = " + secret + "\n",
+			"[SOCKS5]\nListen = " + secret + "\nUser = " + secret + "\nUsersFile = " + secret + "\nRoute = " + secret + " " + secret + "\nExit = " + secret + "\n",
+			"[SOCKS5]\nListen = unix:" + secret + "\nUser = x+:" + secret + "\nRoute = * via " + secret + "\nRoute = " + secret + " direct\nHTTP = " + secret + "\n",
+			"[Forward]\nListen = " + secret + ":1\nTo = " + secret + "\nAllowFrom = " + secret + "\n[Publish]\nListen = " + secret + "\nTo = unix:" + secret + "\n",
+			"[Publish]\nListen = 80/" + secret + "\nTo = " + secret + ":80\nProxyProtocol = " + secret + "\n[Exit]\nDNSRoute = " + secret + " to " + secret + "\n",
 			"[STUN]\nServer = " + secret + "\n[WGSTUN]\nPublicKey = " + secret + "x\nEndpoint = " + secret + "\nAddress = " + secret + "\n",
 		} {
 			_, err := loadText([]byte(text))

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,23 +15,50 @@ import (
 // Options is where a configuration looks beyond its file. The zero value is the process's own surroundings.
 type Options struct {
 	State     string                      // the folder whose peers.d/*.conf are read too; "": none
-	LookupEnv func(string) (string, bool) // default os.LookupEnv
+	LookupEnv func(string) (string, bool) // of $VAR in a file; default os.LookupEnv
 	Hostname  func() (string, error)      // default os.Hostname
+
+	// Text, if set, is the configuration itself: the file of Load is not read then, but names what Text is, or nothing if "".
+	Text string
+
+	Sources
+}
+
+// Sources is what stands in no file and is part of a configuration all the same. The zero value is nothing.
+type Sources struct {
+	// Environ holds variables, each "NAME=value", of which CULVERT_SECTION_KEY are part of the configuration, such as
+	// CULVERT_INTERFACE_PRIVATE_KEY and CULVERT_PEER_1_PUBLIC_KEY. They win over the file: of a section that may be there once, a
+	// key's values in the file give way to the variable's; other sections are added. Variables that are options of a command are
+	// not for here. Empty ones count as not set.
+	Environ []string
+
+	// Extra are sections on top of all that.
+	Extra []Extra
 }
 
 var errZeroKey = errors.New("the key is all zero")
 
-// Load reads a configuration, its key files and its peers. The error is Errors, or one that wraps the cause why file
-// itself cannot be read (fs.ErrNotExist).
+// Load reads a configuration, its key files and its peers; file "" stands for none, where the environment holds it all. The error is
+// Errors, or one that wraps the cause why file itself cannot be read (fs.ErrNotExist).
 func Load(file string, o Options) (*Config, error) { return load(file, o, readFile) }
 
 func load(file string, o Options, readFile func(string) (*content, error)) (*Config, error) {
 	l := newLoader(o, readFile)
-	text, err := readFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
+	l.cfg.File, l.unnamed = file, environmentName
+	text := &content{bytes: []byte(o.Text)}
+	if o.Text != "" {
+		l.unnamed = textName
+	} else if file != "" {
+		var err error
+		if text, err = readFile(file); err != nil {
+			return nil, fmt.Errorf("read configuration: %w", err)
+		}
 	}
-	l.readMain(file, text)
+	sections := l.open(file, text)
+	sections = l.overlay(sections, l.environmentSections(o.Environ))
+	sections = l.overlay(sections, l.extraSections(o.Extra))
+	l.readMain(file, sections)
+	l.close(text)
 	if o.State != "" {
 		l.readPeerDir(filepath.Join(o.State, peerDir))
 	}
@@ -51,6 +79,9 @@ type loader struct {
 	controlKeys   map[string]int
 	peers         []*peerDraft
 	netmaps       []*netmapDraft
+	proxies       []*proxyDraft
+	forwards      []*forwardDraft
+	publishes     []*publishDraft
 	upstream      upstreamDraft
 	relays        []*relayDraft
 	stun          stunDraft
@@ -58,9 +89,12 @@ type loader struct {
 	relay         relayFile // of culvert relay; of no other file
 
 	format   *format
+	kinds    []sectionKind
+	origins  []origin
 	file     string   // being read now
 	files    []string // read so far, for the order of diagnostics
 	literal  bool     // the current file contains a secret itself
+	unnamed  string   // for a file that has no name
 	foreign  *dialect // the last dialect reported for the current file
 	faults   Errors
 	warnings []Diagnostic
@@ -69,6 +103,7 @@ type loader struct {
 // peerDraft is a peer with the lines its checks need.
 type peerDraft struct {
 	Peer
+	line  int            // of the section; Line is where it stands
 	keys  map[string]int // slot to line of the first key
 	lines []int          // of AllowedIPs, index for index
 }
@@ -90,9 +125,10 @@ func newLoader(o Options, readFile func(string) (*content, error)) *loader {
 	}
 	return &loader{
 		Options:       o,
-		cfg:           Config{Traversal: defaultTraversal()},
+		cfg:           Config{Traversal: defaultTraversal(), Exit: Exit{SOCKS5: true}},
 		readFile:      readFile,
 		format:        nodeFormat(),
+		kinds:         nodeSections(),
 		interfaceKeys: map[string]int{},
 		filterKeys:    map[string]int{},
 		exitKeys:      map[string]int{},
@@ -102,17 +138,17 @@ func newLoader(o Options, readFile func(string) (*content, error)) *loader {
 }
 
 func (l *loader) fault(line int, format string, args ...any) {
-	l.faults = append(l.faults, Diagnostic{l.file, line, fmt.Sprintf(format, args...)})
+	l.faults = append(l.faults, l.diagnostic(l.file, line, fmt.Sprintf(format, args...)))
 }
 
 func (l *loader) warn(line int, format string, args ...any) {
-	l.warnings = append(l.warnings, Diagnostic{l.file, line, fmt.Sprintf(format, args...)})
+	l.warnings = append(l.warnings, l.diagnostic(l.file, line, fmt.Sprintf(format, args...)))
 }
 
 // open starts a file and returns its sections.
 func (l *loader) open(file string, text *content) []section {
 	l.file, l.literal, l.foreign = file, false, nil
-	l.files = append(l.files, file)
+	l.files = append(l.files, cmp.Or(file, l.unnamed))
 	return scan(text.bytes, func(line int, message string) { l.fault(line, "%s", message) })
 }
 
@@ -130,41 +166,18 @@ func (l *loader) warnMode(file string, mode fs.FileMode) {
 	}
 }
 
-func (l *loader) readMain(file string, text *content) {
-	l.cfg.File = file
-	for _, s := range l.open(file, text) {
-		switch strings.ToLower(s.name) {
-		case "interface":
-			if l.interfaceLine == 0 {
-				l.interfaceLine = s.line
-			}
-			readSection(l, s, interfaceKeys, &l.cfg.Interface, l.interfaceKeys)
-		case "peer":
-			l.readPeer(s)
-		case "upstream":
-			l.readUpstream(s)
-		case "netmap":
-			l.readNetmap(s)
-		case "relay":
-			l.readRelay(s)
-		case "stun":
-			l.readSTUN(s)
-		case "wgstun":
-			l.readWGSTUN(s)
-		case "traversal":
-			readSection(l, s, traversalKeys, &l.cfg.Traversal, l.traversalKeys)
-		case "filter":
-			readSection(l, s, filterKeys, &l.cfg.Filter, l.filterKeys)
-		case "exit":
-			readSection(l, s, exitKeys, &l.cfg.Exit, l.exitKeys)
-		case "control":
-			readSection(l, s, controlKeys, &l.cfg.Control, l.controlKeys)
-		case "": // scan has reported it
-		default:
+func (l *loader) readMain(file string, sections []section) {
+	for _, s := range sections {
+		if l.file = file; s.line < 0 {
+			l.file = ""
+		}
+		if k := sectionOf(l.kinds, s.name); k != nil {
+			k.read(l, s)
+		} else if s.name != "" { // scan has reported it
 			l.unknownSection(s)
 		}
 	}
-	l.close(text)
+	l.file = file
 }
 
 func (l *loader) readPeerDir(dir string) {
@@ -198,7 +211,8 @@ func (l *loader) readPeerDir(dir string) {
 }
 
 func (l *loader) readPeer(s section) {
-	p := &peerDraft{Peer: Peer{File: l.file, Line: s.line}, keys: map[string]int{}}
+	p := &peerDraft{line: s.line, keys: map[string]int{}}
+	p.File, p.Line = l.standsAt(s.line)
 	readSection(l, s, peerKeys, p, p.keys)
 	l.peers = append(l.peers, p)
 }

@@ -16,11 +16,11 @@ type netmapDraft struct {
 }
 
 var netmapKeys = []key[netmapDraft]{
-	{name: "From", set: func(_ *loader, t *netmapDraft, v value) (err error) {
+	{name: "From", doc: "prefix as peers know it", set: func(_ *loader, t *netmapDraft, v value) (err error) {
 		t.From, err = parseNetmapPrefix(v.text)
 		return err
 	}},
-	{name: "To", set: func(_ *loader, t *netmapDraft, v value) (err error) {
+	{name: "To", doc: "prefix that it is translated to, one to one", set: func(_ *loader, t *netmapDraft, v value) (err error) {
 		t.To, err = parseNetmapPrefix(v.text)
 		return err
 	}},
@@ -61,7 +61,7 @@ func (l *loader) checkNetmap() {
 		}
 		for _, o := range l.netmaps[:i] {
 			if o.From.IsValid() && o.From.Overlaps(d.From) {
-				l.faultAt(d.file, d.keys["From"], "From: %s overlaps %s on line %d", d.From, o.From, o.keys["From"])
+				l.faultAt(d.file, d.keys["From"], "From: %s overlaps %s %s", d.From, o.From, l.at(o.keys["From"]))
 			}
 		}
 		l.checkNetmapMesh(d)

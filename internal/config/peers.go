@@ -103,10 +103,18 @@ func (c *Config) RemovePeer(name string) (file string, err error) {
 				peer.Name, p.Name, position(p.File, p.Line))
 		}
 	}
+	if c.fromEnvironment(peer) {
+		return "", fmt.Errorf("remove peer %s: it comes from the environment: take the variables %s_… away", peer.Name, peer.File)
+	}
 	if err := cutSection(peer, peer.File != c.File); err != nil {
 		return "", fmt.Errorf("remove peer %s: %w", peer.Name, err)
 	}
 	return peer.File, nil
+}
+
+// fromEnvironment reports whether variables describe a peer.
+func (c *Config) fromEnvironment(p Peer) bool {
+	return slices.ContainsFunc(c.Environment, func(v Variable) bool { return v.Section == "Peer" && strings.HasPrefix(v.Name, p.File+"_") })
 }
 
 // cutSection removes the lines from a peer's header to its last entry. A file left without a section is deleted if the

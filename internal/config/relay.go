@@ -50,42 +50,44 @@ type relayURL struct {
 }
 
 var relayKeys = []key[relayDraft]{
-	{name: "URL", list: true, set: func(_ *loader, t *relayDraft, v value) error {
+	{name: "URL", doc: "of a relay, such as https://relay.example", list: true, set: func(_ *loader, t *relayDraft, v value) error {
 		url, err := parseRelayURL(v.text)
 		t.urls = append(t.urls, relayURL{url, v.line})
 		return err
 	}},
-	{name: "Pin", list: true, set: func(_ *loader, t *relayDraft, v value) error {
-		list := splitList(v.text)
-		if len(list) == 0 { // a variable that is empty must not turn the check off
-			return errors.New("no pin is given; without the key the relay's certificate is verified as any")
-		}
-		for _, element := range list {
-			pin, err := parsePin(element)
-			if err != nil {
+	{name: "Pin", doc: "hash of the relays' certificate, as culvert relay config prints it", list: true,
+		set: func(_ *loader, t *relayDraft, v value) error {
+			list := splitList(v.text)
+			if len(list) == 0 { // a variable that is empty must not turn the check off
+				return errors.New("no pin is given; without the key the relay's certificate is verified as any")
+			}
+			for _, element := range list {
+				pin, err := parsePin(element)
+				if err != nil {
+					return err
+				}
+				if !slices.Contains(t.pins, pin) {
+					t.pins = append(t.pins, pin)
+				}
+			}
+			return nil
+		}},
+	{name: "Proxy", doc: "URL of a proxy on the way to the relays, or none; default: the usual variables",
+		set: func(l *loader, t *relayDraft, v value) (err error) {
+			if v.variable != "" || v.literal {
+				t.proxy, _, err = parseProxy(v.text, nil)
 				return err
 			}
-			if !slices.Contains(t.pins, pin) {
-				t.pins = append(t.pins, pin)
-			}
-		}
-		return nil
-	}},
-	{name: "Proxy", set: func(l *loader, t *relayDraft, v value) (err error) {
-		if v.variable != "" {
-			t.proxy, _, err = parseProxy(v.text, nil)
+			var secret bool
+			t.proxy, secret, err = parseProxy(v.text, l.LookupEnv)
+			l.literal = l.literal || secret
 			return err
-		}
-		var secret bool
-		t.proxy, secret, err = parseProxy(v.text, l.LookupEnv)
-		l.literal = l.literal || secret
-		return err
-	}},
-	{name: "ProxyFile", slot: "Proxy", set: fromFile(func(_ *loader, t *relayDraft, v value) (err error) {
+		}},
+	{name: "ProxyFile", doc: "file that holds the Proxy", slot: "Proxy", set: fromFile(func(_ *loader, t *relayDraft, v value) (err error) {
 		t.proxy, _, err = parseProxy(v.text, nil)
 		return err
 	})},
-	{name: "WebSocket", set: func(_ *loader, t *relayDraft, v value) error {
+	{name: "WebSocket", doc: "auto (default), yes or no", set: func(_ *loader, t *relayDraft, v value) error {
 		if strings.EqualFold(v.text, WebSocketAuto) {
 			t.web = WebSocketAuto
 			return nil
@@ -127,6 +129,7 @@ func (l *loader) readRelay(s section) {
 
 // checkRelays finishes the sections: a relay for each URL.
 func (l *loader) checkRelays() {
+	var lines []int // of l.cfg.Relays
 	for _, d := range l.relays {
 		if len(d.urls) == 0 {
 			l.faultAt(d.file, d.line, "[Relay] needs a URL, such as https://relay.example")
@@ -136,7 +139,7 @@ func (l *loader) checkRelays() {
 				continue
 			}
 			if i := slices.IndexFunc(l.cfg.Relays, func(r Relay) bool { return r.URL == u.text }); i >= 0 {
-				l.faultAt(d.file, u.line, "URL: the relay on line %d is the same", l.cfg.Relays[i].Line)
+				l.faultAt(d.file, u.line, "URL: the relay %s is the same", l.at(lines[i]))
 				continue
 			}
 			if len(l.cfg.Relays) == maxRelays {
@@ -146,8 +149,11 @@ func (l *loader) checkRelays() {
 			if len(d.pins) > 0 && !strings.HasPrefix(u.text, "https:") {
 				l.faultAt(d.file, d.keys["Pin"], "Pin: %s has no certificate: a Pin is for https", u.text)
 			}
+			l.file = d.file
+			file, line := l.standsAt(u.line)
+			lines = append(lines, u.line)
 			l.cfg.Relays = append(l.cfg.Relays, Relay{
-				URL: u.text, Pins: slices.Clone(d.pins), Proxy: d.proxy, WebSocket: cmp.Or(d.web, WebSocketAuto), File: d.file, Line: u.line,
+				URL: u.text, Pins: slices.Clone(d.pins), Proxy: d.proxy, WebSocket: cmp.Or(d.web, WebSocketAuto), File: file, Line: line,
 			})
 		}
 	}

@@ -9,6 +9,10 @@ import (
 type entry struct {
 	key, value string
 	line       int
+
+	// Of one that stands in no file.
+	literal bool   // $VAR and # mean nothing in it
+	hidden  string // the variable that named a file with the value, which is not to be shown; "": it may be
 }
 
 // A section is a header line and the entries below it.
@@ -52,7 +56,7 @@ func scan(text []byte, fault func(line int, message string)) []section {
 			fault(line, "stands before the first section header; a file begins with [Interface] or [Peer]")
 		default:
 			last := &sections[len(sections)-1]
-			last.entries = append(last.entries, entry{strings.TrimSpace(key), strings.TrimSpace(value), line})
+			last.entries = append(last.entries, entry{key: strings.TrimSpace(key), value: strings.TrimSpace(value), line: line})
 			last.end = line
 		}
 	}

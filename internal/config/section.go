@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -9,24 +10,26 @@ import (
 
 // readSection applies the entries of s to t by the section's table. seen maps the slots given so far to their lines.
 func readSection[T any](l *loader, s section, keys []key[T], t *T, seen map[string]int) {
+	file := l.file
+	defer func() { l.file = file }()
 	for _, e := range s.entries {
+		if l.file = file; e.line < 0 {
+			l.file = "" // names of files in the environment are relative to the working directory
+		}
 		k := findKey(keys, e.key)
 		if k == nil {
 			l.unknownKey(s.name, e, keyNames(keys))
 			continue
 		}
-		slot := k.slot
-		if slot == "" {
-			slot = k.name
-		}
+		slot := k.slotName()
 		first, given := seen[slot]
 		if !given {
 			seen[slot] = e.line
 		} else if !k.list {
-			l.fault(e.line, "%s: %s is already given on line %d", k.name, slot, first)
+			l.fault(e.line, "%s: %s is already given %s", k.name, slot, l.at(first))
 			continue
 		}
-		if k.stock {
+		if k.stock && !e.literal {
 			e.value, _, _ = strings.Cut(e.value, "#")
 			e.value = strings.TrimSpace(e.value)
 		}
@@ -34,14 +37,17 @@ func readSection[T any](l *loader, s section, keys []key[T], t *T, seen map[stri
 		if !ok {
 			continue
 		}
-		if err := k.set(l, t, value{text, variable, e.line}); err != nil {
+		if err := k.set(l, t, value{text, variable, e.line, e.literal}); err != nil {
 			l.fault(e.line, "%s: %v", k.name, withoutValue(err, variable))
 		}
-		if (k.name == "PrivateKey" || k.name == "PresharedKey") && variable == "" {
+		if (k.name == "PrivateKey" || k.name == "PresharedKey") && variable == "" && e.line > 0 {
 			l.literal = true
 		}
 	}
 }
+
+// slotName is what a key shares with others that exclude it.
+func (k *key[T]) slotName() string { return cmp.Or(k.slot, k.name) }
 
 func findKey[T any](keys []key[T], name string) *key[T] {
 	for i := range keys {
@@ -60,9 +66,13 @@ func keyNames[T any](keys []key[T]) []string {
 	return names
 }
 
-// expand looks up a value that is $VAR or ${VAR} as a whole and returns the variable's name too.
+// expand looks up a value that is $VAR or ${VAR} as a whole and returns the variable's name too. A value that comes from a variable
+// already is taken as it is.
 func (l *loader) expand(key string, e entry) (text, variable string, ok bool) {
 	name, isVariable := variableName(e.value)
+	if e.literal {
+		return e.value, e.hidden, true
+	}
 	if !isVariable {
 		return e.value, "", true
 	}
@@ -122,10 +132,6 @@ func (l *loader) secretFile(name string) (string, error) {
 
 // unknownSection reports a section that no table describes.
 func (l *loader) unknownSection(s section) {
-	if l.format.isPlanned(s.name, "") {
-		l.fault(s.line, "[%s] is not supported by this version of culvert", s.name)
-		return
-	}
 	if !isWord(s.name) {
 		l.fault(s.line, "unknown section")
 		return
@@ -134,7 +140,7 @@ func (l *loader) unknownSection(s section) {
 		l.fault(s.line, "[%s] %s", s.name, hint)
 		return
 	}
-	l.fault(s.line, "unknown section [%s]%s", s.name, didYouMean("[", Nearest(s.name, l.format.sectionNames()), "]"))
+	l.fault(s.line, "unknown section [%s]%s", s.name, didYouMean("[", Nearest(s.name, l.format.sections), "]"))
 }
 
 // unknownKey reports a key that is not in its section's table: ignored, of another protocol, misplaced or misspelt.
@@ -145,8 +151,6 @@ func (l *loader) unknownKey(section string, e entry, known []string) {
 	near := Nearest(e.key, known)
 	home, hint := l.format.home(e.key), l.format.foreign(section, e.key)
 	switch {
-	case l.format.isPlanned(section, e.key):
-		l.fault(e.line, "%s in [%s] is not supported by this version of culvert", e.key, section)
 	case !isWord(e.key):
 		l.fault(e.line, "not a key of [%s]", section) // not shown: the line may be a bare key that ends in =
 	case hint != "":

@@ -43,35 +43,38 @@ type wgstunDraft struct {
 }
 
 var stunKeys = []key[stunDraft]{
-	{name: "Server", list: true, set: func(_ *loader, t *stunDraft, v value) error {
-		for _, element := range splitList(v.text) {
-			server, err := parseServer(element, stunPort)
-			if err != nil {
-				return err
+	{name: "Server", doc: "HOST[:PORT] of servers that tell where this node is seen", list: true,
+		set: func(_ *loader, t *stunDraft, v value) error {
+			for _, element := range splitList(v.text) {
+				server, err := parseServer(element, stunPort)
+				if err != nil {
+					return err
+				}
+				if !slices.Contains(t.servers, server) {
+					t.servers = append(t.servers, server)
+				}
 			}
-			if !slices.Contains(t.servers, server) {
-				t.servers = append(t.servers, server)
-			}
-		}
-		return nil
-	}},
+			return nil
+		}},
 }
 
 var wgstunKeys = []key[wgstunDraft]{
-	{name: "PublicKey", set: func(_ *loader, t *wgstunDraft, v value) (err error) {
-		if t.PublicKey, err = wgkey.ParsePublic(v.text); err == nil && t.PublicKey.IsZero() {
-			err = errZeroKey
-		}
-		return err
-	}},
-	{name: "Endpoint", set: func(_ *loader, t *wgstunDraft, v value) (err error) {
+	{name: "PublicKey", doc: "of a server that tells the same inside WireGuard",
+		set: func(_ *loader, t *wgstunDraft, v value) (err error) {
+			if t.PublicKey, err = wgkey.ParsePublic(v.text); err == nil && t.PublicKey.IsZero() {
+				err = errZeroKey
+			}
+			return err
+		}},
+	{name: "Endpoint", doc: "HOST[:PORT] of that server", set: func(_ *loader, t *wgstunDraft, v value) (err error) {
 		t.Endpoint, err = parseServer(v.text, wgstunPort)
 		return err
 	}},
-	{name: "Address", list: true, set: func(_ *loader, t *wgstunDraft, v value) (err error) {
-		t.Addresses, err = parseResponders(t.Addresses, v.text)
-		return err
-	}},
+	{name: "Address", doc: "of that server inside the tunnel; default 100.64.0.4 and fd74:656c:696f::4", list: true,
+		set: func(_ *loader, t *wgstunDraft, v value) (err error) {
+			t.Addresses, err = parseResponders(t.Addresses, v.text)
+			return err
+		}},
 }
 
 // parseServer reads HOST or HOST:PORT and returns it as parseEndpoint does.
@@ -114,7 +117,7 @@ func (l *loader) readSTUN(s section) {
 func (l *loader) readWGSTUN(s section) {
 	d := &l.wgstun
 	if d.line != 0 {
-		l.fault(s.line, "[WGSTUN] is already given on line %d", d.line)
+		l.fault(s.line, "[WGSTUN] is already given %s", l.at(d.line))
 		return
 	}
 	d.line, d.keys = s.line, map[string]int{}

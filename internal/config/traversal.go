@@ -17,34 +17,38 @@ type Traversal struct {
 const maxCandidates = 8
 
 var traversalKeys = []key[Traversal]{
-	{name: "Direct", set: func(_ *loader, t *Traversal, v value) (err error) {
-		t.Direct, err = parseBool(v.text)
-		return err
-	}},
-	{name: "HardNAT", set: func(_ *loader, t *Traversal, v value) (err error) {
-		t.HardNAT, err = parseBool(v.text)
-		return err
-	}},
-	{name: "PortMapping", set: func(_ *loader, t *Traversal, v value) (err error) {
-		t.PortMapping, err = parseBool(v.text)
-		return err
-	}},
-	{name: "Candidate", list: true, set: func(_ *loader, t *Traversal, v value) error {
-		for _, element := range splitList(v.text) {
-			c, err := parseCandidate(element)
-			if err != nil {
-				return err
+	{name: "Direct", doc: "no: leave peers behind their relay; default yes",
+		set: func(_ *loader, t *Traversal, v value) (err error) {
+			t.Direct, err = parseBool(v.text)
+			return err
+		}},
+	{name: "HardNAT", doc: "no: without the techniques that send many datagrams; default yes",
+		set: func(_ *loader, t *Traversal, v value) (err error) {
+			t.HardNAT, err = parseBool(v.text)
+			return err
+		}},
+	{name: "PortMapping", doc: "no: ask the gateway for no port mapping; default yes",
+		set: func(_ *loader, t *Traversal, v value) (err error) {
+			t.PortMapping, err = parseBool(v.text)
+			return err
+		}},
+	{name: "Candidate", doc: "ADDRESS:PORT of forwards made by hand to the WireGuard port", list: true,
+		set: func(_ *loader, t *Traversal, v value) error {
+			for _, element := range splitList(v.text) {
+				c, err := parseCandidate(element)
+				if err != nil {
+					return err
+				}
+				if slices.Contains(t.Candidates, c) {
+					continue
+				}
+				if len(t.Candidates) == maxCandidates {
+					return reject(element, "is one too many: there may be 8")
+				}
+				t.Candidates = append(t.Candidates, c)
 			}
-			if slices.Contains(t.Candidates, c) {
-				continue
-			}
-			if len(t.Candidates) == maxCandidates {
-				return reject(element, "is one too many: there may be 8")
-			}
-			t.Candidates = append(t.Candidates, c)
-		}
-		return nil
-	}},
+			return nil
+		}},
 }
 
 // defaultTraversal is what holds where the configuration does not say.

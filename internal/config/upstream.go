@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -26,32 +27,35 @@ type upstreamDraft struct {
 }
 
 var upstreamKeys = []key[upstreamDraft]{
-	{name: "File", set: func(l *loader, t *upstreamDraft, v value) error {
-		if t.file = v.text; t.file != "" && !filepath.IsAbs(t.file) {
-			t.file = filepath.Join(filepath.Dir(l.file), t.file)
-		}
-		return nil
-	}},
-	{name: "Peers", list: true, set: func(_ *loader, t *upstreamDraft, v value) error {
-		for _, element := range splitList(v.text) {
-			name, err := ParseName(element)
-			if err != nil {
-				return err
+	{name: "File", doc: "wg-quick file of a second tunnel by which peers' traffic leaves",
+		set: func(l *loader, t *upstreamDraft, v value) error {
+			if t.file = v.text; t.file != "" && !filepath.IsAbs(t.file) {
+				t.file = filepath.Join(filepath.Dir(l.file), t.file)
 			}
-			t.users = append(t.users, name)
-		}
-		return nil
-	}},
-	{name: "DNS", list: true, set: func(_ *loader, t *upstreamDraft, v value) error {
-		for _, element := range splitList(v.text) {
-			server, err := parseResolver(element)
-			if err != nil {
-				return err
+			return nil
+		}},
+	{name: "Peers", doc: "names of the peers whose traffic leaves by it; default: all with AllowRouting", list: true,
+		set: func(_ *loader, t *upstreamDraft, v value) error {
+			for _, element := range splitList(v.text) {
+				name, err := ParseName(element)
+				if err != nil {
+					return err
+				}
+				t.users = append(t.users, name)
 			}
-			t.dns = append(t.dns, server)
-		}
-		return nil
-	}},
+			return nil
+		}},
+	{name: "DNS", doc: "resolvers behind the tunnel; default: those of its file", list: true,
+		set: func(_ *loader, t *upstreamDraft, v value) error {
+			for _, element := range splitList(v.text) {
+				server, err := parseResolver(element)
+				if err != nil {
+					return err
+				}
+				t.dns = append(t.dns, server)
+			}
+			return nil
+		}},
 }
 
 // readUpstream reads the section; the file that it names is read when everything else has been.
@@ -59,7 +63,7 @@ func (l *loader) readUpstream(s section) {
 	if d := &l.upstream; d.line == 0 {
 		d.line, d.keys = s.line, map[string]int{}
 	} else {
-		l.fault(s.line, "[Upstream] is already given on line %d", d.line)
+		l.fault(s.line, "[Upstream] is already given %s", l.at(d.line))
 		return
 	}
 	readSection(l, s, upstreamKeys, &l.upstream, l.upstream.keys)
@@ -76,7 +80,7 @@ func (l *loader) checkUpstream() {
 	faults := len(l.faults)
 	switch line, given := d.keys["File"]; {
 	case !given || d.file == "":
-		l.faultAt(l.cfg.File, max(line, d.line), "[Upstream] needs a File: the wg-quick file of the tunnel")
+		l.faultAt(l.cfg.File, cmp.Or(line, d.line), "[Upstream] needs a File: the wg-quick file of the tunnel")
 	default:
 		l.readUpstreamFile(u, line)
 	}
@@ -133,7 +137,7 @@ func (l *loader) checkUpstreamEnds(sub *loader) {
 	}
 	for _, p := range sub.peers {
 		if p.Endpoint == "" && p.keys["Endpoint"] == 0 {
-			sub.faultAt(p.File, p.Line, "a peer of an upstream needs an Endpoint")
+			sub.faultAt(p.File, p.line, "a peer of an upstream needs an Endpoint")
 		}
 		for _, name := range []string{"AllowInbound", "AllowRouting", "AllowLAN", "AllowPeers", "Rate", "MaxFlows"} {
 			if line, given := p.keys[name]; given {
@@ -175,12 +179,7 @@ func (l *loader) checkUpstreamDNS(u *Upstream) {
 	list := l.upstream.dns
 	if !given {
 		line = l.upstream.line
-		for _, s := range u.Own.DNS { // search domains stand there too
-			if server, err := parseResolver(s); err == nil {
-				list = append(list, server)
-			}
-		}
-		if len(list) == 0 {
+		if list = u.Own.DNS; len(list) == 0 {
 			list = l.cfg.Exit.DNS.Servers
 		}
 	}

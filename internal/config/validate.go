@@ -21,6 +21,10 @@ func (l *loader) finish() (*Config, error) {
 	l.checkSTUN()
 	l.checkFilter()
 	l.checkNetmap()
+	l.checkProxies()
+	l.checkForwards()
+	l.checkPublishes()
+	l.checkListeners()
 	l.sort(l.faults)
 	if len(l.faults) > 0 {
 		return nil, l.faults
@@ -52,7 +56,11 @@ func (l *loader) faultAt(file string, line int, format string, args ...any) {
 
 func (l *loader) checkInterface() {
 	if l.interfaceLine == 0 {
-		l.faultAt(l.cfg.File, 0, "the section [Interface] is missing")
+		missing := "the section [Interface] is missing"
+		if l.cfg.File == "" && l.Text == "" {
+			missing += ": set CULVERT_INTERFACE_PRIVATE_KEY and CULVERT_INTERFACE_ADDRESS"
+		}
+		l.faultAt(l.cfg.File, 0, "%s", missing)
 		return
 	}
 	if _, given := l.interfaceKeys["PrivateKey"]; !given {
@@ -66,7 +74,8 @@ func (l *loader) checkInterface() {
 
 // hasFault reports whether a line of the main file is known to be wrong, so that nothing more need be said about it.
 func (l *loader) hasFault(line int) bool {
-	return slices.ContainsFunc(l.faults, func(d Diagnostic) bool { return d.File == l.cfg.File && d.Line == line })
+	file, line := l.place(l.cfg.File, line)
+	return slices.ContainsFunc(l.faults, func(d Diagnostic) bool { return d.File == file && d.Line == line })
 }
 
 func (l *loader) checkKeys() {
@@ -79,7 +88,7 @@ func (l *loader) checkKeys() {
 		line, given := p.keys["PublicKey"]
 		switch before := first[p.PublicKey]; {
 		case !given:
-			l.faultAt(p.File, p.Line, "[Peer] needs a PublicKey")
+			l.faultAt(p.File, p.line, "[Peer] needs a PublicKey")
 		case p.PublicKey.IsZero(): // the key's own line was faulted
 		case p.PublicKey == own:
 			l.faultAt(p.File, line, "PublicKey: this is the node's own key; a peer has the key of the other end")
@@ -97,7 +106,7 @@ func (l *loader) checkNames() {
 		if p.Name == "" {
 			continue
 		}
-		line := cmp.Or(p.keys["Name"], p.Line)
+		line := cmp.Or(p.keys["Name"], p.line)
 		if before := first[p.Name]; before != nil {
 			l.faultAt(p.File, line, "Name: the peer at %s is named %s too", before.position(), p.Name)
 		} else if first[p.Name] = p; p.Name == l.cfg.Interface.Name {
@@ -134,7 +143,7 @@ func (l *loader) checkAllowedIPs() {
 		for i, prefix := range p.AllowedIPs {
 			if before, taken := first[prefix]; taken {
 				l.faultAt(p.File, p.lines[i], "AllowedIPs: %s already belongs to peer %s (%s)", prefix, before.p.Name,
-					position(before.p.File, before.line))
+					position(l.place(before.p.File, before.line)))
 				continue
 			}
 			first[prefix] = place{p, p.lines[i]}
@@ -158,4 +167,5 @@ func (l *loader) isOwn(a netip.Addr) bool {
 	return slices.ContainsFunc(l.cfg.Interface.Addresses, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
-func (p *peerDraft) position() string { return position(p.File, p.Line) }
+// position is the place of the section in a message.
+func (p *peerDraft) position() string { return position(p.File, max(p.line, 0)) }

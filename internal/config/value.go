@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"golang.org/x/net/idna"
 
 	"culvert.dev/culvert/nat"
 )
@@ -24,7 +27,7 @@ func reject(element, format string, args ...any) error {
 // quote shows a piece of a file in a message, unless it could be a key that landed in the wrong place.
 func quote(s string) string {
 	const longest = 64 // more says nothing
-	if looksSecret(s) {
+	if slices.ContainsFunc(strings.FieldsFunc(s, notBase64), looksSecret) {
 		return "(hidden, looks like a key)"
 	}
 	if len(s) > longest {
@@ -153,6 +156,33 @@ func checkHost(host string) error {
 	return nil
 }
 
+// parseDomainName reads a DNS name, which is lowered, put into ASCII, and loses a dot at its end. What looks like an address is none.
+func parseDomainName(s string) (string, error) {
+	bad := reject(s, "is not a domain such as corp.example")
+	name := strings.ToLower(s)
+	if strings.ContainsFunc(name, func(r rune) bool { return r > unicode.MaxASCII }) {
+		ascii, err := idna.Lookup.ToASCII(name)
+		if err != nil {
+			return "", bad
+		}
+		name = ascii
+	}
+	name = strings.TrimSuffix(name, ".")
+	if _, err := netip.ParseAddr(name); err == nil || checkHost(name) != nil || looksSecret(s) {
+		return "", bad
+	}
+	labels := strings.Split(name, ".")
+	for _, label := range labels {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return "", bad
+		}
+	}
+	if !strings.ContainsFunc(labels[len(labels)-1], func(r rune) bool { return r < '0' || r > '9' }) {
+		return "", bad
+	}
+	return name, nil
+}
+
 // parseResolver reads one element of Exit.DNS.
 func parseResolver(s string) (netip.AddrPort, error) {
 	const dnsPort = 53
@@ -166,9 +196,13 @@ func parseResolver(s string) (netip.AddrPort, error) {
 	return ap, nil
 }
 
-// parseListen reads the address and port of a listener on this host.
+// parseListen reads the address and port of a listener on this host; :PORT is every address, as 0.0.0.0 is to the net package.
 func parseListen(s string) (netip.AddrPort, error) {
-	a, err := netip.ParseAddrPort(s)
+	text := s
+	if strings.HasPrefix(s, ":") {
+		text = "0.0.0.0" + s
+	}
+	a, err := netip.ParseAddrPort(text)
 	if err != nil || a.Port() == 0 || a.Addr().Is4In6() {
 		return netip.AddrPort{}, reject(s, "is not an address and port such as 127.0.0.1:9090 or [::1]:9090")
 	}
