@@ -44,6 +44,8 @@ var dropTexts = map[string]string{
 	"upstream-unsolicited": "came out of the upstream and belongs to no flow from this side",
 	"no-port":              "no port of the upstream's address is free for a new flow",
 
+	"receive-full": "datagrams for this node itself come faster than its programs read them",
+
 	"truncated": "a datagram from the host side larger than any buffer",
 }
 

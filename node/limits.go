@@ -8,6 +8,7 @@ import (
 
 const (
 	maxSockets    = 32768
+	maxServices   = 16384
 	ownFiles      = 64 // descriptors for the tunnel, the control socket and the runtime
 	fallbackFiles = 1024
 )
@@ -16,13 +17,19 @@ const (
 type budget struct {
 	sockets int // of peers: TCP connections, UDP and echo mappings
 	queries int // of DNS in flight, each with a socket of its own
+
+	// Connections that peers may have through the node's SOCKS5, each with a socket. What the host's own programs open is bounded by
+	// their listeners.
+	services int
 }
 
-// budgetOf divides files descriptors: an eighth for DNS, at most 1024, and the rest for what peers do.
+// budgetOf divides files descriptors: an eighth for DNS, at most 1024, an eighth for the SOCKS5 that peers use, and the rest for
+// what their packets do.
 func budgetOf(files uint64) budget {
 	n := int(min(files, 1<<20))
 	queries := min(max(n/8, 4), 1024)
-	return budget{sockets: min(max(n-ownFiles-queries, 16), maxSockets), queries: queries}
+	services := min(max(n/8, 4), maxServices)
+	return budget{sockets: min(max(n-ownFiles-queries-services, 16), maxSockets), queries: queries, services: services}
 }
 
 // hostBudget reads the process's limit. The runtime has raised the soft limit to the hard one.

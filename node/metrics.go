@@ -25,6 +25,8 @@ func (s source) Metrics() []control.Metric {
 	list = append(list, upstreamMetrics(st.Upstream)...)
 	list = append(list, relayMetrics(st.Relays, st.RelayLost)...)
 	list = append(list, outerMetrics(st.Outer)...)
+	list = append(list, dnsMetrics(n.dns.Counters())...)
+	list = append(list, serviceMetrics(st.Services, st.Exits)...)
 	list = append(list, traversalMetrics(st.Peers, n.direct.stats())...)
 	list = append(list,
 		control.Metric{Name: "culvert_flows", Help: "Live flows by protocol.", Samples: slices.Concat(

@@ -49,6 +49,7 @@ func (n *Node) prepareMonitor(conf *config.Config) (commit, rollback func(), err
 
 // setFlowLog goes on in w; nil ends the log.
 func (m *monitor) setFlowLog(n *Node, w io.WriteCloser) {
+	defer func() { n.flowLog.Store(m.flowLog) }()
 	switch {
 	case w == nil && m.flowLog != nil:
 		m.flowLog.close()

@@ -26,20 +26,28 @@ import (
 	"culvert.dev/culvert/internal/control"
 	"culvert.dev/culvert/internal/dns"
 	"culvert.dev/culvert/internal/hostnet"
+	"culvert.dev/culvert/internal/proxy"
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/nat"
 	"culvert.dev/culvert/netstack"
+	"culvert.dev/culvert/node/egress"
 	"culvert.dev/culvert/traversal/relay"
 	"culvert.dev/culvert/tunnel"
 )
 
 // Config says where a node finds what it is.
 type Config struct {
-	File    string       // the configuration
-	State   string       // folder whose peers.d/*.conf are read too; may be empty
-	Socket  string       // control socket to listen on; empty: none
-	Version string       // reported by status
-	Logger  *slog.Logger // nil: discard
+	File    string         // the configuration
+	Text    string         // the configuration itself, instead of what File names
+	Sources config.Sources // what is part of it and stands in no file
+	State   string         // folder whose peers.d/*.conf are read too; may be empty
+	Socket  string         // control socket to listen on; empty: none
+	Version string         // reported by status
+	Logger  *slog.Logger   // nil: discard
+}
+
+func (c *Config) load() (*config.Config, error) {
+	return config.Load(c.File, config.Options{State: c.State, Text: c.Text, Sources: c.Sources})
 }
 
 // Node is a running node.
@@ -58,22 +66,34 @@ type Node struct {
 	paths   pathLog
 	dns     *dns.Server
 
-	upstreams atomic.Pointer[[]netip.AddrPort] // of dns; empty: the host's
+	egress   *egress.Egress // what connects on behalf of local programs
+	plain    proxy.Dialer   // the same without an exit or a route of its own
+	exits    *exitDialer    // what connects on behalf of peers
+	services *services
+	present  atomic.Pointer[present]
+	netmap   atomic.Pointer[nat.Netmap]
+
+	hostNames *dns.Route                       // resolves for whoever leaves by the host
+	upstreams atomic.Pointer[[]netip.AddrPort] // of hostNames; empty: the host's
 	upstream  atomic.Pointer[upstream]         // nil: none
 
-	names       flowNames     // of peers
-	flowLogLoss atomic.Uint64 // lines of the flow log that were not written
+	names       flowNames               // of peers
+	flowLog     atomic.Pointer[flowLog] // of the monitor, for who does not hold mu; nil: none
+	flowLogLoss atomic.Uint64           // lines of the flow log that were not written
 
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	done   chan struct{}
-	stop   sync.Once
+	ctx      context.Context
+	cancel   context.CancelFunc
+	stopping atomic.Bool // by Shutdown
+	wg       sync.WaitGroup
+	done     chan struct{}
+	stop     sync.Once
 
 	mu   sync.Mutex // guards the following; held while a configuration is applied
 	conf *config.Config
 	ids  peerIDs
 	host hostnet.Snapshot
+
+	served map[servedPort]int // by Listen and ListenPacket
 
 	monitor monitor
 }
@@ -104,7 +124,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	conf, err := config.Load(cfg.File, config.Options{State: cfg.State})
+	conf, err := cfg.load()
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +159,7 @@ func (n *Node) start() (err error) {
 	if err != nil {
 		return err
 	}
-	n.net.SetNetmap(netmap)
+	n.useNetmap(netmap)
 	n.net.SetBehaviour(behaviour(n.conf.Exit))
 	n.net.SetPeerLimits(n.ids.limits(n.conf.Peers))
 	n.names.learn(n.ids, n.conf.Peers)
@@ -160,9 +180,17 @@ func (n *Node) start() (err error) {
 	n.outer = newOuter(outerConfig{key: n.PublicKey(), addrs: n.id.addresses, socket: n.tunnel, mesh: n.net, base: n.direct.gathering(), log: n.log})
 	n.outer.setServers(n.conf.STUN, n.conf.WGSTUN)
 	n.setUpstreams(n.conf.Exit.DNS)
+	n.setPresent(n.conf)
 	if err := n.startDNS(); err != nil {
 		return err
 	}
+	n.egress, n.exits, n.services = n.newEgress(), newExitDialer(n), newServices(n)
+	n.plain = n.egress.Dialer(func() egress.Rules { return egress.Rules{} })
+	serve, _, err := n.services.prepare(n.wantedServices(n.conf))
+	if err != nil {
+		return err
+	}
+	serve()
 	watch, _, err := n.prepareMonitor(n.conf)
 	if err != nil {
 		return err
@@ -219,14 +247,14 @@ func (n *Node) hostChanged(s hostnet.Snapshot) {
 		n.log.Error("apply the host's new networks", "err", err)
 		return
 	}
-	n.net.SetPolicy(policy)
+	n.usePolicy(policy)
 	n.log.Info("the host's networks changed", "addresses", len(s.Addrs), "networks", len(s.OnLink))
 }
 
 // Reload reads the configuration again and applies what has changed, keeping tunnels and flows that are still permitted.
 // On an error nothing has changed.
 func (n *Node) Reload() error {
-	conf, err := config.Load(n.cfg.File, config.Options{State: n.cfg.State})
+	conf, err := n.cfg.load()
 	if err != nil {
 		return err
 	}
@@ -256,6 +284,12 @@ func (n *Node) Reload() error {
 		undo()
 		return err
 	}
+	serve, unserve, err := n.services.prepare(n.wantedServices(conf))
+	if err != nil {
+		undo()
+		dropUpstream()
+		return err
+	}
 	useRelays, err := n.prepareRelays(conf)
 	if err == nil {
 		n.outer.expect(conf.WGSTUN)
@@ -264,6 +298,7 @@ func (n *Node) Reload() error {
 	if err != nil {
 		undo()
 		dropUpstream()
+		unserve()
 		return err
 	}
 	useRelays()
@@ -271,11 +306,13 @@ func (n *Node) Reload() error {
 	useUpstream() // before the policy that may mean it
 	n.names.learn(n.ids, conf.Peers)
 	watch()
-	n.net.SetNetmap(netmap)
+	n.useNetmap(netmap)
 	n.net.SetBehaviour(behaviour(conf.Exit))
-	n.net.SetPolicy(policy)
+	n.usePolicy(policy)
 	n.net.SetPeerLimits(n.ids.limits(conf.Peers))
 	n.setUpstreams(conf.Exit.DNS)
+	n.setPresent(conf)
+	serve()
 	n.direct.apply(conf)
 	n.conf = conf
 	n.warn(conf)
@@ -332,6 +369,10 @@ func (n *Node) Close() error {
 			cancel()
 		}
 		n.closeHTTP()
+		if n.services != nil {
+			n.services.closeAll()
+			n.egress.Close()
+		}
 		if n.dns != nil {
 			n.dns.Close()
 		}
@@ -357,6 +398,30 @@ func (n *Node) Close() error {
 	})
 	<-n.done
 	return nil
+}
+
+// Shutdown is Close for a node that people use: nothing new is accepted by its services, and connections that are open get until ctx
+// ends to finish. Peers' flows through the exit count too.
+func (n *Node) Shutdown(ctx context.Context) error {
+	n.stopping.Store(true)
+	n.mu.Lock()
+	s := n.services
+	n.mu.Unlock()
+	if s != nil {
+		s.drain(ctx)
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for n.net != nil && n.net.Flows().TCP > 0 {
+		select {
+		case <-tick.C:
+			continue
+		case <-ctx.Done():
+		case <-n.done:
+		}
+		break
+	}
+	return n.Close()
 }
 
 // controlTime is how long a client of the control socket may still take when the node stops.

@@ -7,6 +7,7 @@ import (
 	"culvert.dev/culvert/internal/config"
 	"culvert.dev/culvert/internal/packet"
 	"culvert.dev/culvert/internal/wgkey"
+	"culvert.dev/culvert/nat"
 	"culvert.dev/culvert/netstack"
 	"culvert.dev/culvert/tunnel"
 )
@@ -34,12 +35,40 @@ func (p *peerIDs) assign(peers []config.Peer) {
 func (n *Node) policyLocked(conf *config.Config) (*filter.Policy, error) {
 	c := conf.FilterConfig(func(p *config.Peer) uint16 { return n.ids.ids[p.PublicKey] })
 	c.Host = n.host
+	n.addServed(&c)
 	return filter.New(c)
+}
+
+// usePolicy brings a policy into force and cuts what it does not permit.
+func (n *Node) usePolicy(p *filter.Policy) {
+	n.net.SetPolicy(p)
+	if n.exits != nil {
+		n.exits.recheck()
+	}
+}
+
+// applyPolicyLocked compiles what the configuration in force permits anew.
+func (n *Node) applyPolicyLocked() error {
+	p, err := n.policyLocked(n.conf)
+	if err != nil {
+		return err
+	}
+	n.usePolicy(p)
+	return nil
+}
+
+// useNetmap translates prefixes from now on.
+func (n *Node) useNetmap(m *nat.Netmap) {
+	n.netmap.Store(m)
+	n.net.SetNetmap(m)
 }
 
 // mayLearn reports whether a peer may be told an address: one that it may reach, or this node's own. The two need not be of
 // one family. Rules speak of services as well, which a question for an address does not: they judge the connection itself.
 func mayLearn(p *filter.Policy, client, answer netip.Addr) bool {
+	if id := p.PeerOf(client); id != 0 && id == p.PeerOf(answer) { // its own
+		return true
+	}
 	d := p.DecideTo(p.PeerOf(client), packet.ProtoTCP, netip.AddrPortFrom(answer, 443))
 	return d.Action == filter.Accept || d.Where == filter.Self || d.Reason == filter.ReasonRule
 }

@@ -32,6 +32,10 @@ func (n *Node) Status() Status {
 		RelayLost:  n.relayLost(relays),
 		Outer:      n.outer.status(),
 	}
+	n.mu.Lock()
+	s.Services = n.services.status()
+	n.mu.Unlock()
+	s.Exits = exitStatus(n.egress.Status(configuredExits(conf)...))
 	seeking := n.direct.status()
 	if seeking != nil {
 		s.Candidates, s.Mappings = n.candidateStatus(), n.mappingStatus()
@@ -77,7 +81,7 @@ func (n *Node) Status() Status {
 // Health is nil when the node is ready: its tunnel is open and, if it keeps up connections to relays or to peers at known endpoints,
 // at least one of them all answers. Peers that call in when they like do not count.
 func (n *Node) Health() error {
-	if n.ctx.Err() != nil {
+	if n.ctx.Err() != nil || n.stopping.Load() {
 		return errors.New("the node is stopping")
 	}
 	if n.ListenPort() == 0 {

@@ -26,7 +26,9 @@ type Status struct {
 	Outer      []OuterStatus     `json:"outer,omitempty"`      // where the node is seen from outside; absent: nobody is asked
 	Candidates []CandidateStatus `json:"candidates,omitempty"` // where peers are told to try this node; absent: no direct paths are sought
 	Mappings   []MappingStatus   `json:"port_mappings,omitempty"`
-	Drops      map[string]uint64 `json:"drops"` // packets by reason; a reason that never occurred may be absent
+	Services   []ServiceStatus   `json:"services,omitempty"` // proxies, forwards, published ports
+	Exits      []ExitStatus      `json:"exits,omitempty"`    // that proxies have used
+	Drops      map[string]uint64 `json:"drops"`              // packets by reason; a reason that never occurred may be absent
 }
 
 // PeerStatus is one peer. Byte counts are those of WireGuard, since the node started.

@@ -24,6 +24,8 @@ func (s Status) WriteText(w io.Writer, now time.Time) error {
 	s.writeOuter(t, now)
 	s.writeCandidates(t, now)
 	s.writeUpstream(t, now)
+	s.writeServices(t, now)
+	s.writeExits(t, now)
 	s.writeDrops(t)
 	return t.Flush()
 }

@@ -1,0 +1,130 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"culvert.dev/culvert/internal/config"
+	"culvert.dev/culvert/internal/forward"
+	"culvert.dev/culvert/internal/proxy"
+	"culvert.dev/culvert/node/egress"
+)
+
+// proxyServices are those of [SOCKS5] and [HTTP].
+func (n *Node) proxyServices(conf *config.Config) (list []wanted) {
+	for _, p := range conf.Proxies {
+		list = append(list, wanted{proxyKind(p), withoutPlace(p), func() (*localService, error) { return n.proxyService(p) }})
+	}
+	return list
+}
+
+// withoutPlace is a proxy's configuration without the lines where it stands.
+func withoutPlace(p config.Proxy) config.Proxy {
+	p.File, p.Line = "", 0
+	p.Routes = slices.Clone(p.Routes)
+	for i := range p.Routes {
+		p.Routes[i].File, p.Routes[i].Line = "", 0
+	}
+	return p
+}
+
+// proxyKind is the name of a proxy's section.
+func proxyKind(p config.Proxy) string {
+	if p.SOCKS {
+		return "SOCKS5"
+	}
+	return "HTTP"
+}
+
+func (n *Node) proxyService(p config.Proxy) (*localService, error) {
+	kind, where := proxyKind(p), fmt.Sprintf("%s:%d", p.File, p.Line)
+	rules := egress.Rules{Exits: p.Exits, Routes: p.Routes}
+	cfg := proxy.Config{
+		Name: kind, SOCKS: p.SOCKS, HTTP: p.HTTP, UDP: p.UDP, AllowFrom: p.AllowFrom, Logger: n.log,
+		Dialer: n.egress.Dialer(func() egress.Rules { return rules }),
+	}
+	for _, u := range p.Users {
+		cfg.Users = append(cfg.Users, proxy.User{Name: u.Name, Password: u.Password})
+	}
+	server, err := proxy.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
+	}
+	svc := &localService{handle: server.ServeConn, close: func() { server.Close() }, stats: func() ServiceStatus { return proxyStatus(server.Stats()) }}
+	for _, l := range p.Listen {
+		svc.sockets = append(svc.sockets, hostSockets(l, where+": ["+kind+"] Listen", p.MaxConnections)...)
+		svc.listen = append(svc.listen, l.String())
+	}
+	return svc, nil
+}
+
+// hostSockets describes the sockets of this host that one Listen means: one for each port.
+func hostSockets(l config.Listen, where string, most int) (list []socket) {
+	first, last := int(l.Ports.First), int(l.Ports.Last)
+	for port := first; port <= last; port++ {
+		network, address := l.At(uint16(port))
+		list = append(list, socket{
+			key: network + " " + address, where: where, max: most, optional: l.Optional,
+			listen: func() (io.Closer, error) { return listenHost(network, address) },
+		})
+	}
+	return list
+}
+
+// socketMode is that of unix sockets: the node's own user may connect.
+const socketMode = 0o600
+
+// listenHost opens a socket of this host.
+func listenHost(network, address string) (io.Closer, error) {
+	ctx := context.Background()
+	switch {
+	case network == "unix":
+		return forward.ListenHost(ctx, network, address, socketMode)
+	case strings.HasPrefix(network, "udp"):
+		return new(net.ListenConfig).ListenPacket(ctx, network, address)
+	}
+	return new(net.ListenConfig).Listen(ctx, network, address)
+}
+
+// exitProxyServices are the node's SOCKS5 at each of its mesh addresses, for peers with AllowRouting.
+func (n *Node) exitProxyServices(conf *config.Config) (list []wanted) {
+	if !conf.Exit.SOCKS5 {
+		return nil
+	}
+	for _, a := range n.id.addresses {
+		list = append(list, wanted{"exit SOCKS5", a, func() (*localService, error) { return n.exitProxyService(a) }})
+	}
+	return list
+}
+
+// exitProxyService serves one address. The datagrams of all associations come to the port of the connections: it is the one by which
+// peers are let in.
+func (n *Node) exitProxyService(a netip.Addr) (*localService, error) {
+	at := netip.AddrPortFrom(a, exitProxyPort)
+	pc, err := n.net.ListenPacket(at)
+	if err != nil {
+		return nil, err
+	}
+	server, err := proxy.New(proxy.Config{
+		Name: "exit SOCKS5", SOCKS: true, UDP: true, PacketConn: pc, Dialer: n.exits, Logger: n.log,
+	})
+	if err != nil {
+		pc.Close()
+		return nil, err
+	}
+	return &localService{
+		listen: []string{at.String()},
+		sockets: []socket{{
+			key: "mesh tcp " + at.String(), where: "SOCKS5 for peers at " + at.String(), max: hostBudget().services,
+			listen: func() (io.Closer, error) { return n.net.ListenTCP(at) },
+		}},
+		handle: server.ServeConn,
+		close:  func() { server.Close() },
+		stats:  func() ServiceStatus { return proxyStatus(server.Stats()) },
+	}, nil
+}
