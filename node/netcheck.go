@@ -11,7 +11,7 @@ import (
 
 // NetcheckConfig is what a node with this configuration would ask and connect to, by its own key.
 func NetcheckConfig(conf *config.Config) (netcheck.Config, error) {
-	relays, err := relayServers(conf.Relays)
+	relays, err := RelayServers(conf.Relays)
 	if err != nil {
 		return netcheck.Config{}, err
 	}

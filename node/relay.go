@@ -11,21 +11,13 @@ import (
 	"culvert.dev/culvert/traversal/relay"
 )
 
-// relayServers are the relays of a configuration as the pool takes them.
-func relayServers(list []config.Relay) ([]relay.Server, error) {
+// RelayServers are the relays of a configuration, or of a command line, as the pool takes them.
+func RelayServers(list []config.Relay) ([]relay.Server, error) {
 	servers := make([]relay.Server, 0, len(list))
 	for _, r := range list {
-		s := relay.Server{URL: r.URL, Proxy: r.Proxy}
-		for _, text := range r.Pins {
-			pin, err := relay.ParsePin(text)
-			if err != nil {
-				return nil, fmt.Errorf("%s:%d: %w", r.File, r.Line, err)
-			}
-			s.Pins = append(s.Pins, pin)
-		}
-		var err error
-		if s.WebSocket, err = relay.ParseWebSocketMode(r.WebSocket); err == nil {
-			err = s.Check()
+		s, err := relayServer(r)
+		if err != nil && r.File == "" {
+			return nil, fmt.Errorf("--relay: %w", err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", r.File, r.Line, err)
@@ -35,9 +27,24 @@ func relayServers(list []config.Relay) ([]relay.Server, error) {
 	return servers, nil
 }
 
+func relayServer(r config.Relay) (s relay.Server, err error) {
+	s = relay.Server{URL: r.URL, Proxy: r.Proxy}
+	for _, text := range r.Pins {
+		pin, err := relay.ParsePin(text)
+		if err != nil {
+			return s, err
+		}
+		s.Pins = append(s.Pins, pin)
+	}
+	if s.WebSocket, err = relay.ParseWebSocketMode(r.WebSocket); err != nil {
+		return s, err
+	}
+	return s, s.Check()
+}
+
 // startRelays makes the pool. It is there without any relay too, since the tunnel takes it for good.
 func (n *Node) startRelays() error {
-	servers, err := relayServers(n.conf.Relays)
+	servers, err := RelayServers(n.conf.Relays)
 	if err != nil {
 		return err
 	}
@@ -48,7 +55,7 @@ func (n *Node) startRelays() error {
 // prepareRelays checks what conf asks for. The caller commits, or does nothing: then all is as before. Connections to relays that
 // stay are kept.
 func (n *Node) prepareRelays(conf *config.Config) (commit func(), err error) {
-	servers, err := relayServers(conf.Relays)
+	servers, err := RelayServers(conf.Relays)
 	if err != nil {
 		return nil, err
 	}

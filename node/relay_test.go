@@ -324,7 +324,7 @@ func TestConfiguredRelaysReachThePool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	servers, err := relayServers(conf.Relays)
+	servers, err := RelayServers(conf.Relays)
 	if err != nil {
 		t.Fatal(err)
 	}

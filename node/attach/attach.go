@@ -42,6 +42,7 @@ import (
 	"culvert.dev/culvert/internal/hostnet"
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/internal/wguapi"
+	"culvert.dev/culvert/node"
 	"culvert.dev/culvert/traversal/agent"
 	"culvert.dev/culvert/traversal/gather"
 	"culvert.dev/culvert/traversal/portmap"
@@ -128,7 +129,7 @@ func (a *Attachment) start(ctx context.Context) (err error) {
 	}
 	a.key = d.PrivateKey
 	mark := newMarker(d.FirewallMark, a.log)
-	servers, err := relayServers(a.cfg.Relays)
+	servers, err := node.RelayServers(a.cfg.Relays)
 	if err != nil {
 		return err
 	}
