@@ -26,6 +26,9 @@ type TCPConfig struct {
 	Logger    *slog.Logger   // nil discards
 }
 
+// goneTime is how long a client that has ended its bytes is dialled for: it may have left, or wait for an answer all the same.
+const goneTime = 10 * time.Second
+
 // TCP carries connections. It accepts none itself: Handle is for a stream.Server, which has the bounds.
 type TCP struct {
 	cfg    TCPConfig
@@ -56,10 +59,14 @@ func (t *TCP) Handle(ctx context.Context, c net.Conn) {
 	t.active.Add(1)
 	defer t.active.Add(-1)
 	t.total.Add(1)
-	target, err := t.open(ctx, from)
+	opening, leave := context.WithCancel(ctx)
+	defer leave()
+	settle := stream.WatchHangup(c, goneTime, leave)
+	target, err := t.open(opening, from)
+	settle()
 	if err != nil {
 		reset(c)
-		if ctx.Err() == nil { // else it is us who end
+		if opening.Err() == nil { // else it is us who end, or the client has left
 			t.dialFailures.Add(1)
 			t.faults.report("open target", client(from), err)
 		}

@@ -51,7 +51,7 @@ type UDP struct {
 	closed bool
 	socks  map[*listener]struct{}
 	table  table
-	timer  *time.Timer // runs expire while there are sessions
+	timer  *time.Timer // runs expire while there are sessions; nil when it has found none
 }
 
 type counters struct {
@@ -178,7 +178,7 @@ func (u *UDP) beginLocked(l *listener, d *datagram, now time.Duration, ended []*
 	s.used.Store(int64(now))
 	u.table.add(s)
 	u.count.total.Add(1)
-	if u.table.len() == 1 {
+	if u.timer == nil { // it may be that the last session has ended and expire has not run since
 		u.timer = time.AfterFunc(u.sweepEvery(), u.expire)
 	}
 	u.wg.Add(1)
@@ -206,6 +206,7 @@ func (u *UDP) expire() {
 	for _, s := range ended {
 		u.table.remove(s)
 	}
+	u.timer = nil
 	if u.table.len() > 0 && !u.closed {
 		u.timer = time.AfterFunc(u.sweepEvery(), u.expire)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,6 +34,8 @@ func listenUnix(ctx context.Context, path string, mode fs.FileMode) (net.Listene
 	case len(path) > maxPathLen:
 		return nil, fmt.Errorf("listen on unix socket %s: the path has %d bytes, a socket can have %d; choose a shorter one", path, len(path), maxPathLen)
 	}
+	// Between two that find a dead socket the second would remove that of the first, or one that is bound but does not listen yet.
+	defer lockFolder(ctx, filepath.Dir(path))()
 	l, err := bindUnix(ctx, path, mode)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		if err := removeStale(ctx, path); err != nil {

@@ -13,13 +13,14 @@ import (
 type associated struct {
 	control net.Conn
 	relay   net.Conn // connected, so that nobody else's datagrams come in
+	wait    func() error
 	ended   atomic.Bool
 	close   func() error
 	done    chan struct{} // closed when control has ended
 }
 
 func newAssociated(control, relay net.Conn) *associated {
-	a := &associated{control: control, relay: relay, done: make(chan struct{})}
+	a := &associated{control: control, relay: relay, wait: waitReadOf(relay), done: make(chan struct{})}
 	a.close = sync.OnceValue(func() error {
 		a.ended.Store(true)
 		return errors.Join(control.Close(), relay.Close())
@@ -66,6 +67,18 @@ func (a *associated) ReadFrom(b []byte) (int, Target, error) {
 		}
 		return copy(b, payload), from, nil
 	}
+}
+
+// WaitRead waits until there is something to read, as far as the socket can: see PacketConn.
+func (a *associated) WaitRead() error {
+	err := a.wait()
+	switch {
+	case a.ended.Load():
+		return io.EOF
+	case err != nil && isICMP(err):
+		return nil
+	}
+	return err
 }
 
 // isICMP reports whether an error of a connected socket tells of a datagram that was sent, not of the socket.

@@ -179,26 +179,34 @@ func (a *association) flush(out PacketConn) bool {
 
 // toClient passes on what arrives at the outer end, each with its source in front.
 func (a *association) toClient(out PacketConn) {
+	for wait := waitReadOf(out); ; {
+		if wait() != nil || a.toClientOne(out) != nil {
+			return
+		}
+	}
+}
+
+// toClientOne passes one on. It returns the error of the outer end.
+func (a *association) toClientOne(out PacketConn) error {
 	buf := datagramBuffers.Get().(*[]byte)
 	defer datagramBuffers.Put(buf)
 	b := *buf
-	var header [maxHeaderLen]byte
-	for {
-		n, from, err := out.ReadFrom(b[maxHeaderLen:])
-		if err != nil {
-			return
-		}
-		h := appendHeader(header[:0], from)
-		start := maxHeaderLen - len(h)
-		copy(b[start:], h)
-		a.moved.Add(1)
-		if a.socket.writeTo(b[start:maxHeaderLen+n], a.clientPort()) != nil {
-			a.drop() // too large with its header, mostly
-			continue
-		}
-		a.s.counters.datagrams.Add(1)
-		a.s.counters.toClients.Add(uint64(n))
+	n, from, err := out.ReadFrom(b[maxHeaderLen:])
+	if err != nil {
+		return err
 	}
+	var header [maxHeaderLen]byte
+	h := appendHeader(header[:0], from)
+	start := maxHeaderLen - len(h)
+	copy(b[start:], h)
+	a.moved.Add(1)
+	if a.socket.writeTo(b[start:maxHeaderLen+n], a.clientPort()) != nil {
+		a.drop() // too large with its header, mostly
+		return nil
+	}
+	a.s.counters.datagrams.Add(1)
+	a.s.counters.toClients.Add(uint64(n))
+	return nil
 }
 
 // close ends the association; its control connection ends too.

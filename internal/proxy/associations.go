@@ -76,6 +76,7 @@ func (t *associations) add(a *association) error {
 	key := clientKey(a.request.Client.Addr())
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	old := t.byClient[a.client]
 	switch limit := t.s.cfg.MaxAssociations; {
 	case t.closed:
 		return Fail(General, "the proxy is being closed")
@@ -83,6 +84,8 @@ func (t *associations) add(a *association) error {
 		return Fail(Exhausted, "there are %d UDP associations, which is the limit", len(t.all))
 	case t.clients[key] >= max(limit/4, 1):
 		return Fail(Exhausted, "the client has %d UDP associations, which is the limit", t.clients[key])
+	case old != nil && (old.request.User != a.request.User || old.request.Exit != a.request.Exit):
+		return Fail(NotAllowed, "port %d of the client belongs to another user's association", a.client.Port())
 	}
 	t.all[a] = struct{}{}
 	t.clients[key]++
@@ -93,7 +96,10 @@ func (t *associations) add(a *association) error {
 	case a.client.Port() == 0:
 		t.unknown[a.client.Addr()] = append(t.unknown[a.client.Addr()], a)
 	default:
-		t.byClient[a.client] = a // the newest of one port: an older one is of a client that has gone without a word
+		t.byClient[a.client] = a
+	}
+	if old != nil { // its client has gone without a word, or else nobody would have the port again
+		old.close()
 	}
 	return nil
 }

@@ -60,8 +60,12 @@ func (s *Server) open(ctx context.Context, c net.Conn) *tunnel {
 // openFirst reads the first bytes and goes by the first of them.
 func (s *Server) openFirst(ctx context.Context, c net.Conn) *tunnel {
 	h := &handshake{c: c}
+	draining := stream.Draining(ctx)
+	stop := context.AfterFunc(draining, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 	version, err := h.byte()
+	stop()
 	switch {
+	case err != nil && draining.Err() != nil: // it had not begun
 	case err != nil:
 		s.malformed(c, err)
 	case version == 5:
@@ -122,6 +126,15 @@ func (s *Server) dial(ctx context.Context, r *Request) (net.Conn, error) {
 	}
 	s.counters.dialed.Add(1)
 	return c, nil
+}
+
+// dialWatching is dial for a client whom nobody reads meanwhile: when it leaves there is nobody to dial for.
+func (s *Server) dialWatching(ctx context.Context, client net.Conn, r *Request) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := stream.WatchHangup(client, goneTime, cancel)
+	defer stop()
+	return s.dial(ctx, r)
 }
 
 // failed counts a request that came to nothing.

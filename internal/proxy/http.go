@@ -46,6 +46,8 @@ type httpConn struct {
 	reading     sync.Mutex // guards the following
 	perRead     time.Duration
 	interrupted bool
+	waits       bool // for the first byte of a request
+	retired     bool // there shall be no further request
 
 	writing sync.Mutex // held to write; guards the following
 	final   bool       // of the request under way, the final answer has begun
@@ -76,6 +78,7 @@ func (s *Server) serveHTTP(ctx context.Context, c net.Conn) {
 // serve serves requests until the connection ends, or becomes a tunnel.
 func (x *httpConn) serve(ctx context.Context) *httpTunnel {
 	defer x.release()
+	defer context.AfterFunc(stream.Draining(ctx), x.retire)()
 	for first := true; ; first = false {
 		q, err := x.next(first)
 		if err != nil {
@@ -94,6 +97,9 @@ func (x *httpConn) answer(ctx context.Context, q *httpRequest) (t *httpTunnel, m
 	x.final = false
 	x.writing.Unlock()
 	if f := x.authenticate(ctx, q); f != nil {
+		if q.method == "CONNECT" && x.br.Buffered() > 0 { // the client has not waited: these bytes are no request
+			f.end = true
+		}
 		return nil, x.fail(q, f)
 	}
 	switch q.method {
@@ -110,32 +116,80 @@ func (x *httpConn) answer(ctx context.Context, q *httpRequest) (t *httpTunnel, m
 // next reads the next request. A client that sends nothing after its connection has come is closed like one whose request stays
 // incomplete.
 func (x *httpConn) next(first bool) (*httpRequest, error) {
+	limit := time.Now().Add(x.s.cfg.Handshake)
+	err := x.await(first)
+	if err != nil {
+		return nil, err
+	}
 	if !first {
-		if err := x.await(); err != nil {
-			return nil, err
-		}
+		limit = time.Now().Add(x.s.cfg.Handshake)
 	}
 	x.takeReader()
-	x.readWithin(x.s.cfg.Handshake, 0)
+	x.readWithin(time.Until(limit), 0)
 	defer x.readWithin(0, 0)
 	return readRequest(x.br)
 }
 
-// await waits for the first byte of a request. After a while it does without buffer and connections.
-func (x *httpConn) await() error {
+var errRetired = errors.New("no further requests are taken")
+
+// await waits for the first byte of a request, until the connection is retired.
+func (x *httpConn) await(first bool) error {
 	x.takeReader()
-	if x.br.Buffered() > 0 {
+	if x.br.Buffered() > 0 || x.hasAhead {
 		return nil
 	}
+	if !x.wait(true) {
+		return errRetired
+	}
+	var err error
+	if first {
+		x.readWithin(x.s.cfg.Handshake, 0)
+		_, err = x.br.Peek(1)
+	} else {
+		err = x.awaitNext()
+	}
+	if !x.wait(false) && isTimeout(err) {
+		return errRetired
+	}
+	return err
+}
+
+// wait notes whether the connection waits for a request, and reports false if it is not to wait any more.
+func (x *httpConn) wait(waits bool) bool {
+	x.reading.Lock()
+	defer x.reading.Unlock()
+	x.waits = waits
+	return !x.retired
+}
+
+// retire ends the connection with the request under way, or at once if there is none.
+func (x *httpConn) retire() {
+	x.reading.Lock()
+	defer x.reading.Unlock()
+	x.retired = true
+	if x.waits {
+		x.c.SetReadDeadline(time.Unix(1, 0)) // if it fails, reading has failed
+	}
+}
+
+// isRetired reports whether the request under way is the last.
+func (x *httpConn) isRetired() bool {
+	x.reading.Lock()
+	defer x.reading.Unlock()
+	return x.retired
+}
+
+// awaitNext waits between two requests. After a while it does without buffer and connections.
+func (x *httpConn) awaitNext() error {
 	x.readWithin(warmTime, 0)
 	_, err := x.br.Peek(1)
-	if !isTimeout(err) {
+	if !isTimeout(err) || x.isRetired() {
 		return err
 	}
 	x.release()
 	x.readWithin(keepAliveTime-warmTime, 0)
 	_, err = io.ReadFull(x.c, x.ahead[:])
-	if isTimeout(err) {
+	if isTimeout(err) && !x.isRetired() {
 		return io.EOF
 	}
 	x.hasAhead = err == nil
@@ -148,6 +202,7 @@ func (x *httpConn) refuse(err error, first bool) {
 	switch {
 	case errors.As(err, &f):
 		x.fail(nil, f)
+	case errors.Is(err, errRetired):
 	case first || !errors.Is(err, io.EOF):
 		x.s.malformed(x.c, err)
 	}
@@ -189,7 +244,7 @@ func (x *httpConn) readWithin(all, each time.Duration) {
 	x.reading.Lock()
 	defer x.reading.Unlock()
 	x.perRead = each
-	if x.interrupted {
+	if x.interrupted || x.waits && x.retired {
 		return
 	}
 	var deadline time.Time

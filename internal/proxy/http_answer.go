@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -134,7 +135,7 @@ func (e *httpExchange) pass(res *httpAnswer, cut func() bool) (t *httpTunnel, mo
 		return e.switchProtocols(res, cut)
 	}
 	x, up := e.x, e.up
-	keep := !e.q.last && e.taken.Load() // an answer ahead of the request's end: the client may stop sending, or not
+	keep := !e.q.last && e.taken.Load() && !x.isRetired() // an answer ahead of the request's end: the client may stop sending, or not
 	chunked := res.length.chunked || res.length.untilClose
 	if e.q.minor == 0 {
 		chunked = false
@@ -152,6 +153,7 @@ func (e *httpExchange) pass(res *httpAnswer, cut func() bool) (t *httpTunnel, mo
 	}
 	e.watch.stop()
 	if whole && res.reusable() {
+		up.doubtful = !res.length.body()
 		x.pool.put(up)
 	} else {
 		up.close()
@@ -230,8 +232,8 @@ func (e *httpExchange) answerHead(res *httpAnswer, chunked, keep bool) []byte {
 		fields = fields.without("Content-Length")
 	}
 	b = fields.append(b)
-	if len(lengths) > 1 && res.length.size > 0 { // the same one several times
-		b = appendField(b, "Content-Length", strconv.FormatInt(res.length.size, 10))
+	if len(lengths) > 1 && !res.length.chunked && res.status != 204 && !slices.ContainsFunc(lengths, func(l string) bool { return l != lengths[0] }) {
+		b = appendField(b, "Content-Length", lengths[0])
 	}
 	var options []string
 	if res.status == 426 { // it says what to upgrade to

@@ -53,7 +53,7 @@ func (x *httpConn) fail(q *httpRequest, f *httpFailure) (more bool) {
 	if f.kind == "http_request_error" || f.kind == "proxy_loop_detected" {
 		x.s.malformed(x.c, f)
 	}
-	keep := q != nil && !f.end && !q.last && x.drain(q)
+	keep := q != nil && !f.end && !q.last && !x.isRetired() && x.drain(q)
 	b := f.append(make([]byte, 0, 512), q != nil && q.method == "HEAD", keep)
 	if _, err := x.Write(b); err != nil {
 		return false

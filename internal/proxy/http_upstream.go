@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"culvert.dev/culvert/internal/stream"
 )
 
 const (
@@ -31,7 +33,11 @@ type httpUpstream struct {
 	idle   time.Duration // for each read and write
 	parked time.Time
 	reused bool
-	moved  atomic.Int64 // bytes written
+
+	// doubtful: the last answer had no body. Some servers send one even so, which must not be taken for the next answer.
+	doubtful bool
+
+	moved atomic.Int64 // bytes written
 }
 
 func (u *httpUpstream) Read(p []byte) (int, error) {
@@ -73,6 +79,15 @@ func (u *httpUpstream) alive() bool {
 	_, err := u.br.Peek(1)
 	u.idle = idle
 	return isTimeout(err)
+}
+
+// fit reports whether a parked connection can be used for a request. One to be repeated should the server have closed it meanwhile
+// is sent without asking where asking takes time.
+func (u *httpUpstream) fit(repeatable bool) bool {
+	if readable, known := stream.Readable(u.c); known {
+		return !readable // what there is to read would be an end, or an answer to nothing
+	}
+	return repeatable && !u.doubtful || u.alive()
 }
 
 // httpPool has a client's connections that wait, the oldest first.
@@ -119,15 +134,14 @@ func (p *httpPool) close() {
 	p.parked = nil
 }
 
-// reach returns a connection to the server. One that waited is taken for requests that can be repeated, should the server have
-// closed it meanwhile; for others it is looked at first. fresh: none that waited.
+// reach returns a connection to the server, perhaps one that waited. fresh: none that waited.
 func (x *httpConn) reach(ctx context.Context, r *Request, repeatable, fresh bool) (*httpUpstream, error) {
 	for !fresh {
 		u := x.pool.take(keyOf(r))
 		if u == nil {
 			break
 		}
-		if repeatable || u.alive() {
+		if u.fit(repeatable) {
 			return u, nil
 		}
 		u.close()

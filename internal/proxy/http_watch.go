@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"culvert.dev/culvert/internal/stream"
 )
 
 // What a client has that has ended its bytes. TCP does not tell one that only sends no more (nc -N, HTTP/1.0 uploads) and
@@ -26,6 +29,7 @@ type clientWatch struct {
 	asked  atomic.Bool // the server has been reached
 	stops  chan struct{}
 	done   chan struct{}
+	fault  *stream.Fault // of a panic; written before done is closed
 }
 
 // watch starts one. It runs upload, if there is one, and goes on to watch if that returns true. It cancels with errGone when
@@ -34,11 +38,20 @@ func (x *httpConn) watch(cancel context.CancelCauseFunc, upload func() bool) *cl
 	w := &clientWatch{x: x, cancel: cancel, stops: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
+		defer w.rescue()
 		if upload == nil || upload() {
 			w.run()
 		}
 	}()
 	return w
+}
+
+// rescue passes a panic on to the goroutine that serves the connection.
+func (w *clientWatch) rescue() {
+	if p := recover(); p != nil {
+		w.fault = &stream.Fault{Value: p, Stack: debug.Stack()}
+		w.cancel(errGone)
+	}
 }
 
 // run reads ahead as far as the buffer goes, since behind requests that are there already is where an end shows.
@@ -87,6 +100,9 @@ func (w *clientWatch) stop() {
 	x.c.SetReadDeadline(time.Unix(1, 0)) // if it fails, reading has failed
 	x.reading.Unlock()
 	<-w.done
+	if w.fault != nil {
+		panic(w.fault)
+	}
 	x.reading.Lock()
 	x.interrupted = false
 	x.reading.Unlock()

@@ -65,28 +65,42 @@ func isExitName(s string) bool { return len(s) <= maxNameLen && faultOfName(s) =
 
 const (
 	penaltyTime = time.Second // between a wrong login and the answer to it
-	maxPenalty  = 8           // logins of one client that wait for such an answer; more are refused unseen
+	maxPenalty  = 8           // logins of one guesser that wait for such an answer; more are refused unseen
 )
 
-// penalties slows those down who guess passwords: each wrong login waits, and one client waits with a few at a time only.
+// penalties slows those down who guess passwords: each wrong login waits, and one guesser waits with a few at a time only.
 type penalties struct {
 	mu      sync.Mutex // guards the following
-	waiting map[netip.Addr]int
+	waiting map[guesser]int
 }
 
-// blocked reports whether a client has as many wrong logins waiting as it may have.
-func (p *penalties) blocked(client netip.Addr) bool {
+// guesser is who guesses, and whose password: others behind the same address are not to be locked out by it.
+type guesser struct {
+	client netip.Addr
+	user   string
+}
+
+// guesserOf takes the exit off the user's name, as it would make another guesser of each.
+func guesserOf(client netip.Addr, user string) guesser {
+	if i := strings.LastIndex(user, exitMark); i >= 0 {
+		user = user[:i]
+	}
+	return guesser{clientKey(client), user}
+}
+
+// blocked reports whether a guesser has as many wrong logins waiting as it may have.
+func (p *penalties) blocked(g guesser) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.waiting[client] >= maxPenalty
+	return p.waiting[g] >= maxPenalty
 }
 
-// serve waits, or returns at once for a client that is blocked.
-func (p *penalties) serve(ctx context.Context, client netip.Addr) {
-	if !p.enter(client) {
+// serve waits, or returns at once for one who is blocked.
+func (p *penalties) serve(ctx context.Context, g guesser) {
+	if !p.enter(g) {
 		return
 	}
-	defer p.leave(client)
+	defer p.leave(g)
 	t := time.NewTimer(penaltyTime)
 	defer t.Stop()
 	select {
@@ -95,43 +109,44 @@ func (p *penalties) serve(ctx context.Context, client netip.Addr) {
 	}
 }
 
-func (p *penalties) enter(client netip.Addr) bool {
+func (p *penalties) enter(g guesser) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.waiting[client] >= maxPenalty {
+	if p.waiting[g] >= maxPenalty {
 		return false
 	}
 	if p.waiting == nil {
-		p.waiting = make(map[netip.Addr]int)
+		p.waiting = make(map[guesser]int)
 	}
-	p.waiting[client]++
+	p.waiting[g]++
 	return true
 }
 
-func (p *penalties) leave(client netip.Addr) {
+func (p *penalties) leave(g guesser) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.waiting[client]--; p.waiting[client] == 0 {
-		delete(p.waiting, client)
+	if p.waiting[g]--; p.waiting[g] == 0 {
+		delete(p.waiting, g)
 	}
 }
 
 // loginFrom is login for a client by its address: it slows guessing down, and counts what was wrong. It may take a second.
 func (s *Server) loginFrom(ctx context.Context, client netip.Addr, user, password string) (name, exit string, ok bool) {
-	key := clientKey(client)
-	if !s.penalties.blocked(key) {
+	g := guesserOf(client, user)
+	if !s.penalties.blocked(g) {
 		if name, exit, ok = s.login(user, password); ok {
 			return name, exit, true
 		}
 	}
 	s.counters.badLogins.Add(1)
-	s.penalties.serve(ctx, key)
+	s.penalties.serve(ctx, g)
 	return "", "", false
 }
 
-// clientKey is what limits of one client go by: an IPv6 client has all addresses of its network of 64 bits.
+// clientKey is what limits of one client go by: an IPv6 client has all addresses of its network of 64 bits, unless it is one of a
+// link or of a mesh (fd00::/8), which many share.
 func clientKey(a netip.Addr) netip.Addr {
-	if !a.Is6() || a.IsLoopback() {
+	if !a.Is6() || !a.IsGlobalUnicast() || a.IsPrivate() {
 		return a
 	}
 	p, err := a.Prefix(64)

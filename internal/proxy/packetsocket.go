@@ -5,10 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"syscall"
 	"time"
-
-	"culvert.dev/culvert/internal/stream"
 )
 
 // datagramBuffers hold a datagram of the largest size behind a header of the largest size. They are a cache: nothing depends
@@ -21,17 +18,11 @@ var datagramBuffers = sync.Pool{New: func() any {
 // packetSocket is a net.PacketConn that speaks netip, without allocating where the socket can do so.
 type packetSocket struct {
 	net.PacketConn
-	raw syscall.RawConn // nil where waiting needs a buffer
+	wait func() error // until there is something to read, where that needs no buffer
 }
 
 func newPacketSocket(c net.PacketConn) *packetSocket {
-	p := &packetSocket{PacketConn: c}
-	if u, ok := c.(*net.UDPConn); ok {
-		if raw, err := u.SyscallConn(); err == nil {
-			p.raw = raw
-		}
-	}
-	return p
+	return &packetSocket{PacketConn: c, wait: waitReadOf(c)}
 }
 
 func (p *packetSocket) readFrom(b []byte) (n int, from netip.AddrPort, err error) {
@@ -98,10 +89,8 @@ func (p *packetSocket) receive(done <-chan struct{}, handle func(b []byte, from 
 
 // receiveOne waits, where it can, before it takes a buffer.
 func (p *packetSocket) receiveOne(handle func(b []byte, from netip.AddrPort)) error {
-	if p.raw != nil {
-		if err := stream.AwaitReadable(p.raw); err != nil {
-			return err
-		}
+	if err := p.wait(); err != nil {
+		return err
 	}
 	buf := datagramBuffers.Get().(*[]byte)
 	defer datagramBuffers.Put(buf)

@@ -56,7 +56,8 @@ type Dialer interface {
 // PacketConn carries the datagrams of one UDP association. It is safe for one reader and one writer at a time, and for Close
 // at any time.
 type PacketConn interface {
-	// ReadFrom waits for a datagram and says who sent it. An error ends the association.
+	// ReadFrom waits for a datagram and says who sent it. An error ends the association. An implementation that also has
+	// WaitRead() error, which returns once ReadFrom would not wait or would fail, needs no buffer to wait with: 64 KiB else.
 	ReadFrom(b []byte) (n int, from Target, err error)
 
 	// WriteTo sends a datagram without waiting long: one to a name that has to be resolved first is queued or dropped. It

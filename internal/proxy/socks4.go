@@ -34,7 +34,7 @@ func (s *Server) openSOCKS4(ctx context.Context, h *handshake) *tunnel {
 		return nil
 	}
 	begin := time.Now()
-	target, err := s.dial(ctx, r)
+	target, err := s.dialWatching(ctx, c.Conn, r)
 	if err != nil {
 		s.refuseSOCKS4(c, socks4Rejected)
 		return nil

@@ -79,6 +79,9 @@ func (s *Server) readSOCKS5(ctx context.Context, h *handshake, r *Request) (comm
 	}
 	if err != nil {
 		s.malformed(h.c, err)
+		if err == errLogin || err == errNoMethod { // the client has an answer to read
+			stream.Linger(h.c)
+		}
 		return 0, false
 	}
 	command, r.Target, err = readSOCKS5Request(h)
@@ -226,7 +229,7 @@ func (s *Server) acceptable(command byte, t Target) error {
 // connectSOCKS5 serves CONNECT.
 func (s *Server) connectSOCKS5(ctx context.Context, c *prefixConn, r *Request) *tunnel {
 	begin := time.Now()
-	target, err := s.dial(ctx, r)
+	target, err := s.dialWatching(ctx, c.Conn, r)
 	if err != nil {
 		s.refuse(c.Conn, replyOf(KindOf(err)))
 		return nil

@@ -70,6 +70,8 @@ func faultOfName(name string) string {
 		return "a name longer than 255 bytes"
 	case !utf8.ValidString(name):
 		return "a name that is no UTF-8"
+	case name[0] == '.', name[len(name)-1] == '.', strings.Contains(name, ".."): // resolvers drop what rules would compare
+		return "a name with an empty label"
 	}
 	for i := range len(name) {
 		if c := name[i]; c <= ' ' || c == 0x7f || strings.IndexByte(`/\:@%?#[]"<>`, c) >= 0 {

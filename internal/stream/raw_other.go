@@ -18,3 +18,6 @@ func hungUp(net.Conn) bool { return false }
 
 // AwaitReadable returns at once where sockets cannot be asked, so that the read that follows waits.
 func AwaitReadable(syscall.RawConn) error { return nil }
+
+// Readable cannot tell where sockets cannot be asked.
+func Readable(net.Conn) (readable, known bool) { return false, false }

@@ -72,3 +72,19 @@ func AwaitReadable(raw syscall.RawConn) error {
 		return n != 0 || (err != nil && err != unix.EINTR)
 	})
 }
+
+// Readable reports whether reading from a socket of the host would not wait: bytes, an end or an error are there. known is false
+// for other connections, which cannot be asked.
+func Readable(c net.Conn) (readable, known bool) {
+	raw := rawConn(c)
+	if raw == nil {
+		return false, false
+	}
+	readable = true // of a closed one
+	raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, 0)
+		readable = err != nil || n != 0
+	})
+	return readable, true
+}

@@ -538,7 +538,7 @@ func TestTransferAllocatesNothing(t *testing.T) {
 	var moved atomic.Int64
 	data := bytes.Repeat([]byte("x"), 1000)
 	if n := testing.AllocsPerRun(100, func() {
-		if err := write(dst, inner, data, &moved); err != nil {
+		if err := writeLooking(dst, inner, data, &moved); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {

@@ -17,7 +17,7 @@ type ServerConfig struct {
 	Name string // for the log: "socks5 127.0.0.1:1080"
 
 	// Handle serves a connection, which it owns. The context ends when the server is closed, or has waited long enough in
-	// Shutdown.
+	// Shutdown; see also Draining. A panic ends the connection alone.
 	Handle func(ctx context.Context, c net.Conn)
 
 	// Max is how many connections are served at once; 0 means DefaultMax. At the limit accepting pauses, so that clients wait
@@ -45,7 +45,8 @@ type Server struct {
 	cfg    ServerConfig
 	ctx    context.Context
 	cancel context.CancelFunc
-	done   chan struct{} // closed when accepting ends
+	drain  context.CancelFunc // of what Draining returns
+	done   chan struct{}      // closed when accepting ends
 
 	accepted, refused, pauses atomic.Uint64
 	complaints                complaints
@@ -73,7 +74,9 @@ func NewServer(cfg ServerConfig) *Server {
 		clients:   make(map[netip.Prefix]int),
 	}
 	s.changed = sync.NewCond(&s.mu)
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	draining, drain := context.WithCancel(context.Background())
+	s.drain = drain
+	s.ctx, s.cancel = context.WithCancel(context.WithValue(context.Background(), drainingKey{}, draining))
 	return s
 }
 
@@ -135,6 +138,7 @@ func (s *Server) admit(c net.Conn) {
 
 func (s *Server) serve(c net.Conn) {
 	defer s.release(c)
+	defer s.rescue(c)
 	s.cfg.Handle(s.ctx, c)
 }
 
@@ -209,6 +213,7 @@ func (s *Server) stop() {
 	}
 	s.stopped = true
 	close(s.done)
+	s.drain()
 	for l := range s.listeners {
 		l.Close()
 	}
@@ -262,7 +267,7 @@ func (s *Server) Stats() ServerStats {
 }
 
 // clientOf returns whom a connection counts for, invalid for one without an address. One who has an IPv6 network of 64 bits
-// has every address of it.
+// has every address of it; but those of a link, or of a mesh (fd00::/8), belong to many.
 func clientOf(c net.Conn) netip.Prefix {
 	a, ok := c.RemoteAddr().(interface{ AddrPort() netip.AddrPort })
 	if !ok {
@@ -270,7 +275,7 @@ func clientOf(c net.Conn) netip.Prefix {
 	}
 	addr := a.AddrPort().Addr().Unmap().WithZone("")
 	bits := addr.BitLen()
-	if addr.Is6() && !addr.IsLoopback() {
+	if addr.Is6() && addr.IsGlobalUnicast() && !addr.IsPrivate() {
 		bits = 64
 	}
 	p, err := addr.Prefix(bits)

@@ -22,6 +22,8 @@ package stream
 import (
 	"errors"
 	"net"
+	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -53,7 +55,7 @@ type Result struct {
 // it with both connections open, one call per direction.
 //
 // Both methods return nil at the end of the source, without passing it on, and the error otherwise. An error of writing
-// must be a *net.OpError with Op "write": what the other side still had to say is delivered then, while an error of reading
+// must be a *net.OpError with Op "write", or an *os.SyscallError of write or writev: what the other side still had to say is delivered then, while an error of reading
 // is the end of both at once. Both add to moved as bytes arrive at the destination; the idle watch reads it.
 type Splicer interface {
 	SpliceTo(dst net.Conn, moved *atomic.Int64) error
@@ -77,6 +79,7 @@ type relay struct {
 	ended int        // directions
 	err   error
 	rude  bool // end by a reset, as there has been an error that the other side shall know of
+	fault any  // of a panic
 	gone  bool // both connections are closed
 }
 
@@ -101,6 +104,9 @@ func Relay(a, b net.Conn, cfg RelayConfig) Result {
 	r.run(a, b, &r.aToB)
 	<-done
 	r.finish()
+	if r.fault != nil {
+		panic(r.fault) // on the goroutine of the caller, who may know what to do
+	}
 	return Result{AToB: r.aToB.Load(), BToA: r.bToA.Load(), Err: r.err}
 }
 
@@ -108,6 +114,7 @@ func (r *relay) moved() int64 { return r.aToB.Load() + r.bToA.Load() }
 
 // run copies one direction to its end.
 func (r *relay) run(src, dst net.Conn, moved *atomic.Int64) {
+	defer r.rescue()
 	err := transfer(dst, src, moved)()
 	switch {
 	case err == nil:
@@ -117,6 +124,18 @@ func (r *relay) run(src, dst net.Conn, moved *atomic.Int64) {
 	default:
 		r.cut(err)
 	}
+}
+
+// rescue ends both directions after a panic in one, so that nothing is left when the caller hears of it.
+func (r *relay) rescue() {
+	p := recover()
+	if p == nil {
+		return
+	}
+	r.cut(errFault)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fault = &Fault{Value: p, Stack: debug.Stack()}
 }
 
 // endOfSource passes the FIN of one side on. When writing has met a reset, reading gets an end like that of a FIN.
@@ -217,7 +236,8 @@ func discard(c net.Conn) {
 // isWrite reports whether an error is one of writing.
 func isWrite(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "write"
+	var call *os.SyscallError
+	return errors.As(err, &op) && op.Op == "write" || errors.As(err, &call) && (call.Syscall == "write" || call.Syscall == "writev")
 }
 
 // closeWrite passes the end of the other side on, as far as the connection knows one.
@@ -229,9 +249,15 @@ func closeWrite(c net.Conn) {
 	c.Close()
 }
 
-// abort closes a connection by a reset.
+// abort closes a connection by a reset. One of TLS and the like does not get to say that this is its end: it would look like one
+// in order.
 func abort(c net.Conn) {
 	switch c := c.(type) {
+	case interface{ NetConn() net.Conn }:
+		abort(c.NetConn())
+	case interface{ Abort() error }:
+		c.Abort()
+		return
 	case interface{ Abort() }:
 		c.Abort()
 		return

@@ -21,7 +21,7 @@ func transfer(dst, src net.Conn, moved *atomic.Int64) func() error {
 		return func() error { return s.SpliceFrom(src, moved) }
 	}
 	if raw := rawConn(src); raw != nil {
-		k := &kernelTransfer{raw: raw, dst: dst, src: src, moved: moved}
+		k := &kernelTransfer{raw: raw, dst: dst, src: src, moved: moved, looks: rawConn(dst) != nil}
 		k.try = k.tryRead
 		return k.run
 	}
@@ -55,6 +55,7 @@ type kernelTransfer struct {
 	raw      syscall.RawConn // of src
 	dst, src net.Conn
 	moved    *atomic.Int64
+	looks    bool                  // a blocked write looks after src
 	try      func(fd uintptr) bool // tryRead, made once so that reading allocates nothing
 
 	// The outcome of tryRead.
@@ -83,7 +84,11 @@ func (k *kernelTransfer) pass() (done bool, err error) {
 	case k.n == 0:
 		return true, nil
 	}
-	err = write(k.dst, k.src, (*k.buf)[:k.n], k.moved)
+	if b := (*k.buf)[:k.n]; k.looks {
+		err = writeLooking(k.dst, k.src, b, k.moved)
+	} else {
+		err = write(k.dst, b, k.moved)
+	}
 	return err != nil, err
 }
 
@@ -107,7 +112,7 @@ func transferPlain(dst, src net.Conn, moved *atomic.Int64) error {
 		n, err := src.Read(*buf)
 		var failed error
 		if n > 0 {
-			failed = write(dst, src, (*buf)[:n], moved)
+			failed = write(dst, (*buf)[:n], moved)
 		}
 		full := n == len(*buf) || n >= bufferLen/2
 		pool.put(buf)
@@ -126,11 +131,22 @@ func transferPlain(dst, src net.Conn, moved *atomic.Int64) error {
 	}
 }
 
+// write writes everything to dst.
+func write(dst net.Conn, b []byte, moved *atomic.Int64) error {
+	n, err := dst.Write(b)
+	moved.Add(int64(n))
+	if err != nil {
+		return asWrite(err)
+	}
+	return nil
+}
+
 // stallTime is after how long a blocked writer looks whether the source still lives: nobody else does, as nobody reads it.
 const stallTime = 2 * time.Second
 
-// write writes everything to dst. It returns an error of src when that one breaks while dst takes nothing.
-func write(dst, src net.Conn, b []byte, moved *atomic.Int64) error {
+// writeLooking writes everything to dst. It returns an error of src when that one breaks while dst takes nothing. Both are
+// sockets of the host: others cannot be looked at, and do not all go on after a deadline that has passed, as TLS does not.
+func writeLooking(dst, src net.Conn, b []byte, moved *atomic.Int64) error {
 	for {
 		dst.SetWriteDeadline(time.Now().Add(stallTime)) // if it fails, writing does
 		n, err := dst.Write(b)
