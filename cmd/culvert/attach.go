@@ -30,7 +30,8 @@ func attachCommand() *cli.Command {
 		ArgsUsage: " ",
 		Description: "Peers of the device are found by the relays and moved to direct paths where NATs let them. Of the device only\n" +
 			"endpoints of peers are set, and the WG-STUN server is added while culvert runs; addresses and routes are never touched.\n" +
-			"The configuration has the sections [Relay], [STUN], [WGSTUN] and [Traversal] of a node's; others are not used.\n" +
+			"The configuration has the sections [Relay], [STUN], [WGSTUN] and [Traversal] of a node's; others are not used. Their keys\n" +
+			"are variables too, as culvert check --env-list prints them.\n" +
 			"When it ends, direct endpoints stay, and others are put back to what they were.",
 		Subcommands: []*cli.Command{attachStatusCommand()},
 		Flags: []cli.Flag{
@@ -127,7 +128,9 @@ func runAttach(c *cli.Context) error {
 
 // attachConfig reads the configuration, and adds what the command line names.
 func attachConfig(c *cli.Context) (*config.AttachConfig, error) {
-	cfg, err := config.LoadAttach(hostPlaces().attachConfig(c.String("config"), c.String("state")), config.Options{})
+	cfg, err := config.LoadAttach(hostPlaces().attachConfig(c.String("config"), c.String("state")), config.Options{
+		Sources: config.Sources{Environ: withoutOptions(os.Environ())},
+	})
 	if err != nil {
 		return nil, err
 	}

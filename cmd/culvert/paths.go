@@ -195,24 +195,27 @@ func findConfig(c *cli.Context) (at found, err error) {
 // withoutOptions returns the variables that are not those of an option of some command.
 func withoutOptions(environ []string) []string {
 	options := map[string]bool{}
-	var collect func(list []*cli.Command)
-	collect = func(list []*cli.Command) {
-		for _, command := range list {
-			for _, f := range command.Flags {
-				if doc, ok := f.(cli.DocGenerationFlag); ok {
-					for _, name := range doc.GetEnvVars() {
-						options[name] = true
-					}
-				}
-			}
-			collect(command.Subcommands)
+	eachFlag(newApp().Commands, func(f cli.DocGenerationFlag) {
+		for _, name := range f.GetEnvVars() {
+			options[name] = true
 		}
-	}
-	collect(newApp().Commands)
+	})
 	return slices.DeleteFunc(environ, func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
 		return options[name]
 	})
+}
+
+// eachFlag calls do with the options of all the commands and of those below them.
+func eachFlag(commands []*cli.Command, do func(cli.DocGenerationFlag)) {
+	for _, command := range commands {
+		for _, f := range command.Flags {
+			if doc, ok := f.(cli.DocGenerationFlag); ok {
+				do(doc)
+			}
+		}
+		eachFlag(command.Subcommands, do)
+	}
 }
 
 // load reads the configuration with the peers of the state folder.

@@ -53,7 +53,7 @@ func runPeerList(c *cli.Context) error {
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tPUBLIC KEY\tADDRESSES\tALLOW\tFILE")
 	for _, p := range cfg.Peers {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s:%d\n", p.Name, p.PublicKey, joinPrefixes(p.AllowedIPs), allowText(p.Allow), p.File, p.Line)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, p.PublicKey, joinPrefixes(p.AllowedIPs), allowText(p.Allow), config.Position(p.File, p.Line))
 	}
 	return w.Flush()
 }

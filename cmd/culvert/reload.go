@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -40,7 +42,7 @@ func runReload(c *cli.Context) error {
 	return printReload(c.App.Writer, before, after)
 }
 
-// printReload tells what became of the peers.
+// printReload tells what became of the peers and services.
 func printReload(w io.Writer, before, after node.Status) error {
 	old := make(map[wgkey.Public]node.PeerStatus)
 	for _, p := range before.Peers {
@@ -62,6 +64,28 @@ func printReload(w io.Writer, before, after node.Status) error {
 			text += fmt.Sprintf("removed %s\n", p.Label())
 		}
 	}
+	text += reloadedServices(before.Services, after.Services)
 	_, err := io.WriteString(w, text)
 	return err
+}
+
+// reloadedServices tells which are new, and which are gone.
+func reloadedServices(before, after []node.ServiceStatus) (text string) {
+	name := func(s node.ServiceStatus) string {
+		text := s.Kind + " " + strings.Join(s.Listen, " ")
+		if s.To != "" {
+			text += " to " + s.To
+		}
+		return text
+	}
+	tell := func(verb string, list, others []node.ServiceStatus) {
+		for _, s := range list {
+			if !slices.ContainsFunc(others, func(o node.ServiceStatus) bool { return name(o) == name(s) }) {
+				text += verb + " " + name(s) + "\n"
+			}
+		}
+	}
+	tell("added", after, before)
+	tell("removed", before, after)
+	return text
 }

@@ -17,6 +17,8 @@ type shorthand struct {
 	given []string
 }
 
+const exitVariable = "CULVERT_EXIT"
+
 // again is what the library sets under an option's other name when one of them was given; no value is like it.
 const again = "\x00"
 
@@ -52,7 +54,7 @@ func shorthandFlags() []cli.Flag {
 		shorthandFlag("socks5", "D", "CULVERT_SOCKS5", config.ProxyOption,
 			"a proxy for SOCKS and HTTP into the mesh: `LISTEN` is [BIND:]PORT or SOCKET; repeatable"),
 		&cli.StringFlag{
-			Name: "exit", Aliases: []string{"E"}, EnvVars: []string{"CULVERT_EXIT"},
+			Name: "exit", Aliases: []string{"E"}, EnvVars: []string{exitVariable},
 			Usage: "`PEERS` by which the traffic of -D to the internet leaves, the first that works (default: by AllowedIPs)",
 		},
 	}
@@ -99,11 +101,15 @@ func extras(c *cli.Context) ([]config.Extra, error) {
 		return nil, err
 	}
 	if exit := c.String("exit"); exit != "" {
+		option := "--exit " + exit
+		if exit == os.Getenv(exitVariable) {
+			option = exitVariable
+		}
 		if len(proxies) == 0 {
-			return nil, usagef("--exit %s: there is no -D whose traffic would leave by it; the Exit of other proxies stands in the configuration", exit)
+			return nil, usagef("%s: there is no -D whose traffic would leave by it; the Exit of other proxies stands in the configuration", option)
 		}
 		for i := range proxies {
-			proxies[i].Keys = append(proxies[i].Keys, config.ExtraKey{Key: "Exit", Value: exit, Option: "--exit " + exit})
+			proxies[i].Keys = append(proxies[i].Keys, config.ExtraKey{Key: "Exit", Value: exit, Option: option})
 		}
 	}
 	return append(list, proxies...), nil

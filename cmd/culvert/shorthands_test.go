@@ -13,16 +13,7 @@ import (
 // A variable is either an option's or part of the configuration: none is both.
 func TestOptionsAndTheConfigurationShareNoVariable(t *testing.T) {
 	var names []string
-	var collect func(list []*cli.Command)
-	collect = func(list []*cli.Command) {
-		for _, c := range list {
-			for _, f := range c.Flags {
-				names = append(names, f.(cli.DocGenerationFlag).GetEnvVars()...)
-			}
-			collect(c.Subcommands)
-		}
-	}
-	collect(newApp().Commands)
+	eachFlag(newApp().Commands, func(f cli.DocGenerationFlag) { names = append(names, f.GetEnvVars()...) })
 	if len(names) < 50 {
 		t.Fatalf("only %d options", len(names))
 	}
@@ -44,6 +35,17 @@ func TestOptionsAndTheConfigurationShareNoVariable(t *testing.T) {
 	if config.HasEnvironment(left[:1]) || !config.HasEnvironment(left) {
 		t.Error("the configuration in the environment is not found")
 	}
+}
+
+// Every option of every command is a variable, of its own name.
+func TestEveryOptionIsAVariable(t *testing.T) {
+	eachFlag(newApp().Commands, func(f cli.DocGenerationFlag) {
+		name := f.(cli.Flag).Names()[0]
+		want := "CULVERT_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+		if got := f.GetEnvVars(); !slices.Equal(got, []string{want}) {
+			t.Errorf("--%s has the variables %v, want %s", name, got, want)
+		}
+	})
 }
 
 // Each value is one section, in the order of ssh: those of -L, of -R, of -D; --exit goes with the latter.

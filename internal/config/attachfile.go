@@ -15,30 +15,32 @@ type AttachConfig struct {
 }
 
 // LoadAttach reads the configuration of culvert attach; file "" is an empty one. Sections that describe a node, whose part the device
-// has here, are skipped: a node's file serves too. The error is Errors, or one that wraps the cause why file itself cannot be read
+// has here, are skipped: a node's file serves too, as do its variables. The error is Errors, or one that wraps the cause why file itself cannot be read
 // (fs.ErrNotExist).
 func LoadAttach(file string, o Options) (*AttachConfig, error) { return loadAttach(file, o, readFile) }
 
 func loadAttach(file string, o Options, readFile func(string) (*content, error)) (*AttachConfig, error) {
 	l := newLoader(o, readFile)
 	l.format = attachFormat()
-	l.cfg.File = file
+	l.cfg.File, l.unnamed = file, environmentName
+	text := &content{}
 	if file != "" {
-		text, err := readFile(file)
-		if err != nil {
+		var err error
+		if text, err = readFile(file); err != nil {
 			return nil, fmt.Errorf("read configuration: %w", err)
 		}
-		l.readAttach(file, text)
 	}
+	sections := l.open(file, text)
+	l.readAttach(file, l.overlay(sections, l.environmentSections(o.Environ)))
+	l.close(text)
 	l.checkRelays()
 	l.checkSTUN()
 	if line, given := l.controlKeys["FlowLog"]; given {
 		l.warn(line, "FlowLog is not used: culvert attach sees no flows")
 		l.cfg.Control.FlowLog = ""
 	}
-	l.sort(l.faults)
-	if len(l.faults) > 0 {
-		return nil, l.faults
+	if err := l.conclude(); err != nil {
+		return nil, err
 	}
 	l.sort(l.warnings)
 	return &AttachConfig{
@@ -54,9 +56,12 @@ func attachFormat() *format {
 	return f
 }
 
-func (l *loader) readAttach(file string, text *content) {
+func (l *loader) readAttach(file string, sections []section) {
 	skipped := map[string]bool{}
-	for _, s := range l.open(file, text) {
+	for _, s := range sections {
+		if l.file = file; s.line < 0 {
+			l.file = ""
+		}
 		switch k := sectionOf(l.kinds, s.name); {
 		case k == nil && s.name == "": // scan has reported it
 		case k == nil:
@@ -68,5 +73,5 @@ func (l *loader) readAttach(file string, text *content) {
 			skipped[k.name] = true
 		}
 	}
-	l.close(text)
+	l.file = file
 }

@@ -81,7 +81,7 @@ type Peer struct {
 	Rate                Rate     // of what it is sent, and separately of what it sends; 0: no limit
 	MaxFlows            int      // how many flows it may have open; 0: the node's own limit
 
-	// Where its section starts.
+	// Where its section starts, for Position.
 	File string
 	Line int
 }

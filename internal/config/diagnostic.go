@@ -13,9 +13,11 @@ type Diagnostic struct {
 }
 
 // String returns "FILE:LINE: message".
-func (d Diagnostic) String() string { return position(d.File, d.Line) + ": " + d.Message }
+func (d Diagnostic) String() string { return Position(d.File, d.Line) + ": " + d.Message }
 
-func position(file string, line int) string {
+// Position names a place of a configuration: "FILE:LINE", or what stands for a file, such as a variable or an option, which has line 0
+// unless it has several values.
+func Position(file string, line int) string {
 	if line == 0 {
 		return file
 	}

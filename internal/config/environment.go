@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,7 +53,7 @@ func envSection(section string, number int) string {
 // HasEnvironment reports whether some of the variables, each "NAME=value", are part of a configuration, or are meant to be.
 func HasEnvironment(environ []string) bool {
 	l := &loader{kinds: nodeSections()}
-	return len(l.variables(environ)) > 0 || len(l.faults) > 0
+	return len(l.variables(environ)) > 0 || len(l.faults) > 0 || len(l.misspelt) > 0
 }
 
 // environmentSections returns the sections that the environment holds: by their order in the list of sections, then by number.
@@ -142,11 +143,16 @@ func isServiceLink(key, value string) bool {
 	return len(words) >= 3 && words[0] == "PORT" && strings.Trim(words[1], "0123456789") == ""
 }
 
-// misspeltSection warns of a variable that would be one of a section with nearly this name.
+// misspeltSection notes a variable that would be one of a section with nearly this name.
 func (l *loader) misspeltSection(name, section, key string) {
 	var names []string
 	for _, k := range l.kinds {
 		names = append(names, strings.ToUpper(k.name))
+	}
+	if base := strings.TrimRight(section, "0123456789"); base != section { // PEER1_NAME
+		if k := sectionOf(l.kinds, base); k != nil && !k.single {
+			section, key = base, section[len(base):]+"_"+key
+		}
 	}
 	near := sectionOf(l.kinds, Nearest(section, names))
 	if near == nil {
@@ -154,8 +160,8 @@ func (l *loader) misspeltSection(name, section, key string) {
 	}
 	if v := (variable{kind: near}); v.parse(key) {
 		l.known(name)
-		l.file = name
-		l.warn(0, "is not used; did you mean %s%s_%s?", EnvPrefix, strings.ToUpper(near.name), key)
+		message := fmt.Sprintf("is not used; did you mean %s%s_%s?", EnvPrefix, strings.ToUpper(near.name), key)
+		l.misspelt = append(l.misspelt, Diagnostic{name, 0, message})
 	}
 }
 
@@ -187,13 +193,21 @@ func (l *loader) faultOf(name, format string, args ...any) {
 
 // entriesOf returns what a variable says: an entry for each of its values.
 func (l *loader) entriesOf(v *variable) (entries []entry) {
-	text, hidden := v.value, ""
+	add := func(value string, index int) {
+		e := entry{key: v.key.name, value: value, line: l.addOrigin(origin{name: v.Name, index: index}), literal: true}
+		if v.file {
+			e.hidden = v.Name
+		}
+		entries = append(entries, e)
+	}
+	text := v.value
 	if v.file {
 		var ok bool
 		if text, ok = l.valueFile(v.Name, v.value); !ok {
-			return nil
+			add("", 0)
+			entries[0].faulty = true
+			return entries
 		}
-		hidden = v.Name
 	}
 	values := []string{text}
 	if v.key.list {
@@ -206,11 +220,11 @@ func (l *loader) entriesOf(v *variable) (entries []entry) {
 			index = i + 1
 		}
 		if s = strings.TrimSpace(s); s != "" || !several {
-			entries = append(entries, entry{v.key.name, s, l.addOrigin(origin{name: v.Name, index: index}), true, hidden})
+			add(s, index)
 		}
 	}
 	if len(entries) == 0 { // blank, which must not mean that the key is not given
-		entries = append(entries, entry{v.key.name, "", l.addOrigin(origin{name: v.Name}), true, hidden})
+		add("", 0)
 	}
 	return entries
 }

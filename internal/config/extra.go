@@ -77,7 +77,7 @@ func (l *loader) giveWay(k *sectionKind, entries, others []entry) []entry {
 		name, _ := l.place("", others[i].line)
 		for j := range l.cfg.Environment {
 			if v := &l.cfg.Environment[j]; v.Name == name && v.Replaces == "" {
-				v.Replaces = position(l.cfg.File, e.line)
+				v.Replaces = Position(l.cfg.File, e.line)
 			}
 		}
 		return true

@@ -10,7 +10,7 @@ type Forward struct {
 	Exits     []string       // as Proxy.Exits
 	AllowFrom []netip.Prefix // as Proxy.AllowFrom
 
-	// Where its section starts.
+	// Where its section starts, for Position.
 	File string
 	Line int
 }
@@ -22,7 +22,7 @@ type Publish struct {
 	To            Target
 	ProxyProtocol bool // version 2 in front of what the service reads
 
-	// Where its section starts.
+	// Where its section starts, for Position.
 	File string
 	Line int
 }

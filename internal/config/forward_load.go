@@ -100,10 +100,10 @@ func (l *loader) checkForwards() {
 	for _, d := range l.forwards {
 		l.file = l.cfg.File
 		if line, given := d.keys["Listen"]; !given || len(d.listen) == 0 && !l.hasFault(line) {
-			l.fault(d.line, "[Forward] needs a Listen, such as 127.0.0.1:5432")
+			l.fault(d.line, "[Forward] needs a Listen, such as 127.0.0.1:5432%s", l.toSet(d.line, "Listen"))
 		}
 		if _, given := d.keys["To"]; !given {
-			l.fault(d.line, "[Forward] needs a To, such as db:5432")
+			l.fault(d.line, "[Forward] needs a To, such as db:5432%s", l.toSet(d.line, "To"))
 		}
 		_, from := d.keys["AllowFrom"]
 		if from && len(d.AllowFrom) == 0 && !l.hasFault(d.keys["AllowFrom"]) {

@@ -48,7 +48,7 @@ func loadText(text []byte) (*Config, error) {
 		if name != "fuzz.conf" {
 			return nil, fs.ErrNotExist
 		}
-		return &content{text, 0o600}, nil
+		return &content{text, 0o600, false}, nil
 	})
 }
 
@@ -92,7 +92,7 @@ func loadRelayText(text []byte) (*RelayConfig, error) {
 		if name != "fuzz.conf" {
 			return nil, fs.ErrNotExist
 		}
-		return &content{text, 0o600}, nil
+		return &content{text, 0o600, false}, nil
 	}
 	return loadRelay("fuzz.conf", surroundings, readFile, func(string) ([]Allowed, error) { return nil, fs.ErrNotExist })
 }

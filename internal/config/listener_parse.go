@@ -79,7 +79,10 @@ func parseListener(s string, rules listenRules) ([]Listen, error) {
 		host, port = text[:i], text[i+1:]
 	}
 	ports, err := parsePorts(port)
-	if err != nil {
+	switch {
+	case err != nil && isPorts(port):
+		return nil, err
+	case err != nil:
 		return nil, reject(s, "is no listener: want ADDRESS:PORT, :PORT for every address of this host, PORT for its loopback addresses, or unix:PATH")
 	}
 	switch {
@@ -156,6 +159,9 @@ func parsePorts(s string) (PortRange, error) {
 	return PortRange{uint16(low), uint16(high)}, err
 }
 
+// isPorts reports whether a text is meant to be parsed by parsePorts, so that the error from there is the one to show.
+func isPorts(s string) bool { return s != "" && strings.Trim(s, "0123456789-") == "" }
+
 // socketPath reads the path of a unix socket.
 func socketPath(path, dir string) (string, error) {
 	if path == "" {
@@ -189,7 +195,7 @@ func (l *loader) checkOpen(list []listenDraft, guarded bool, guard string) {
 		switch {
 		case guarded || d.local():
 		case l.isOption(d.line):
-			l.fault(d.line, "%s is open to whoever reaches this host: write a section %s instead, with %s (AllowFrom = 0.0.0.0/0, ::/0 to mean everyone)",
+			l.fault(d.line, "%s is open to whoever reaches this host: write a section %s instead that has %s (AllowFrom = 0.0.0.0/0, ::/0 to mean everyone)",
 				d, d.section, guard)
 		default:
 			l.fault(d.line, "Listen: %s is open to whoever reaches this host: add %s (AllowFrom = 0.0.0.0/0, ::/0 to mean everyone)", d, guard)

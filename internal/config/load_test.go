@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -73,6 +74,46 @@ func TestSecretsFromTheEnvironment(t *testing.T) {
 	}
 	if cfg.Interface.PrivateKey.Reveal() != keyText || len(cfg.Interface.Addresses) != 2 || cfg.Peers[0].PresharedKey.Reveal() != pskText {
 		t.Errorf("got %+v", cfg)
+	}
+}
+
+// What an orchestrator mounts belongs to root, and is readable to the group of the process.
+func TestASecretOfAnotherUserMayBeReadableToOurGroup(t *testing.T) {
+	for mode, warned := range map[fs.FileMode]bool{0o440: false, 0o640: false, 0o400: false, 0o444: true, 0o660: true, 0o604: true} {
+		cfg, err := load("n.conf", testOptions(), func(name string) (*content, error) {
+			if name == "n.conf" {
+				return &content{bytes: []byte("[Interface]\nPrivateKeyFile=key\nAddress=10.0.0.1\n"), mode: 0o600}, nil
+			}
+			return &content{bytes: []byte(keyText), mode: mode, foreign: true}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "[]"
+		if warned {
+			want = "[key: holds a secret, and its mode lets other users at it: it belongs to another user, who should make that 640 or less]"
+		}
+		if got := fmt.Sprint(cfg.Warnings); got != want {
+			t.Errorf("mode %o: got %s, want %s", mode, got, want)
+		}
+	}
+}
+
+// What is ours is told from what is not.
+func TestTheOwnerOfAFileIsSeen(t *testing.T) {
+	file := filepath.Join(put(t, map[string]string{"key": keyText}), "key")
+	text, err := readFile(file)
+	if err != nil || text.foreign {
+		t.Errorf("a file of our own: got %v, %v", text, err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	if err := os.Chown(file, 12345, -1); err != nil {
+		t.Skipf("this root may not give a file away: %v", err)
+	}
+	if text, err = readFile(file); err != nil || !text.foreign {
+		t.Errorf("a file of somebody else: got %v, %v", text, err)
 	}
 }
 

@@ -98,6 +98,7 @@ type loader struct {
 	foreign  *dialect // the last dialect reported for the current file
 	faults   Errors
 	warnings []Diagnostic
+	misspelt []Diagnostic // variables of no section: a warning, and beside faults perhaps the cause of one
 }
 
 // peerDraft is a peer with the lines its checks need.
@@ -155,13 +156,19 @@ func (l *loader) open(file string, text *content) []section {
 // close ends a file: one that holds a secret itself should be its owner's alone.
 func (l *loader) close(text *content) {
 	if l.literal {
-		l.warnMode(l.file, text.mode)
+		l.warnMode(l.file, text)
 	}
 }
 
-func (l *loader) warnMode(file string, mode fs.FileMode) {
-	if mode.IsRegular() && mode.Perm()&0o077 != 0 {
-		message := "holds a secret, and its mode lets other users at it: chmod 600 " + file
+// warnMode warns of a file with a secret that users have access to who need none. One that belongs to somebody else, such as what an
+// orchestrator mounts, may be our group's: that is how it is readable to us.
+func (l *loader) warnMode(file string, text *content) {
+	open, advice := fs.FileMode(0o077), "chmod 600 "+file
+	if text.foreign {
+		open, advice = 0o037, "it belongs to another user, who should make that 640 or less"
+	}
+	if text.mode.IsRegular() && text.mode.Perm()&open != 0 {
+		message := "holds a secret, and its mode lets other users at it: " + advice
 		l.warnings = append(l.warnings, Diagnostic{file, 0, message})
 	}
 }

@@ -46,11 +46,8 @@ func (l *loader) place(file string, line int) (string, int) {
 	return cmp.Or(file, l.unnamed), line
 }
 
-// standsAt is place for what keeps where it stands: even an origin has a line then.
-func (l *loader) standsAt(line int) (string, int) {
-	file, n := l.place(l.file, line)
-	return file, max(n, 1)
-}
+// standsAt is place in the current file, for what keeps where it stands.
+func (l *loader) standsAt(line int) (string, int) { return l.place(l.file, line) }
 
 // diagnostic is about one place.
 func (l *loader) diagnostic(file string, line int, message string) Diagnostic {
@@ -58,10 +55,19 @@ func (l *loader) diagnostic(file string, line int, message string) Diagnostic {
 	return Diagnostic{file, line, message}
 }
 
+// toSet names the variable for a key that a section of the environment lacks, to end a message; "" for sections from elsewhere.
+func (l *loader) toSet(line int, key string) string {
+	if line >= 0 || l.isOption(line) {
+		return ""
+	}
+	section, _ := l.place("", line)
+	return ": set " + section + "_" + envKey(key)
+}
+
 // at names another place of the configuration in a message: "on line 7", "in CULVERT_SOCKS5_LISTEN".
 func (l *loader) at(line int) string {
 	if line > 0 {
 		return fmt.Sprintf("on line %d", line)
 	}
-	return "in " + position(l.place(l.file, line))
+	return "in " + Position(l.place(l.file, line))
 }

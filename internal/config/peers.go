@@ -70,10 +70,10 @@ func (c *Config) checkNew(name string, key wgkey.Public) error {
 	}
 	for _, p := range c.Peers {
 		if p.Name == name {
-			return fmt.Errorf("that name is taken at %s", position(p.File, p.Line))
+			return fmt.Errorf("that name is taken at %s", Position(p.File, p.Line))
 		}
 		if p.PublicKey == key {
-			return fmt.Errorf("peer %s at %s has that key already", p.Name, position(p.File, p.Line))
+			return fmt.Errorf("peer %s at %s has that key already", p.Name, Position(p.File, p.Line))
 		}
 	}
 	return nil
@@ -100,7 +100,7 @@ func (c *Config) RemovePeer(name string) (file string, err error) {
 	for _, p := range c.Peers {
 		if p.PublicKey != peer.PublicKey && slices.Contains(p.AllowPeers, peer.Name) {
 			return "", fmt.Errorf("remove peer %s: AllowPeers of peer %s at %s names it; change that first",
-				peer.Name, p.Name, position(p.File, p.Line))
+				peer.Name, p.Name, Position(p.File, p.Line))
 		}
 	}
 	if c.fromEnvironment(peer) {
@@ -127,7 +127,7 @@ func cutSection(p Peer, mayDelete bool) error {
 	sections := scan(text, func(int, string) {})
 	i := slices.IndexFunc(sections, func(s section) bool { return s.line == p.Line && strings.EqualFold(s.name, "Peer") })
 	if i < 0 {
-		return fmt.Errorf("%s: changed by someone else meanwhile: %w", position(p.File, p.Line), fs.ErrInvalid)
+		return fmt.Errorf("%s: changed by someone else meanwhile: %w", Position(p.File, p.Line), fs.ErrInvalid)
 	}
 	if mayDelete && len(sections) == 1 {
 		return os.Remove(p.File)

@@ -18,7 +18,7 @@ type Proxy struct {
 	Routes         []ProxyRoute // in the order in which they are asked
 	MaxConnections int          // 0: the node's own limit
 
-	// Where its section starts.
+	// Where its section starts, for Position.
 	File string
 	Line int
 }

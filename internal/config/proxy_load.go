@@ -18,7 +18,7 @@ type proxyDraft struct {
 	names   map[string]bool // of Users
 }
 
-var socksKeys = append([]key[proxyDraft]{
+var socksKeys = slices.Concat(proxyKeys, []key[proxyDraft]{
 	{name: "HTTP", doc: "yes: speak HTTP on the same listeners too; default no",
 		set: func(_ *loader, t *proxyDraft, v value) (err error) {
 			t.HTTP, err = parseBool(v.text)
@@ -28,16 +28,16 @@ var socksKeys = append([]key[proxyDraft]{
 		t.UDP, err = parseBool(v.text)
 		return err
 	}},
-}, proxyKeys...)
+})
 
-var httpKeys = append([]key[proxyDraft]{
+var httpKeys = slices.Concat(proxyKeys, []key[proxyDraft]{
 	{name: "SOCKS", doc: "yes: speak SOCKS on the same listeners too; default no",
 		set: func(_ *loader, t *proxyDraft, v value) (err error) {
 			t.SOCKS, err = parseBool(v.text)
 			t.UDP = t.SOCKS
 			return err
 		}},
-}, proxyKeys...)
+})
 
 var proxyKeys = []key[proxyDraft]{
 	{name: "Listen", list: true, doc: "ADDRESS:PORT, :PORT for every address, PORT for loopback, or unix:PATH",
@@ -72,7 +72,7 @@ var proxyKeys = []key[proxyDraft]{
 			}
 			return err
 		}},
-	{name: "MaxConnections", doc: "how many clients may be connected; default: the node's own limit",
+	{name: "MaxConnections", doc: "how many clients may be connected to each listener; default 16384",
 		set: func(_ *loader, t *proxyDraft, v value) (err error) {
 			t.MaxConnections, err = parseRange(v.text, "a number of connections", 1, 1<<20)
 			return err
@@ -120,7 +120,7 @@ func (l *loader) checkProxies() {
 	for _, d := range l.proxies {
 		l.file = l.cfg.File
 		if line, given := d.keys["Listen"]; !given || len(d.listen) == 0 && !l.hasFault(line) {
-			l.fault(d.line, "%s needs a Listen, such as 127.0.0.1:1080", d.section)
+			l.fault(d.line, "%s needs a Listen, such as 127.0.0.1:1080%s", d.section, l.toSet(d.line, "Listen"))
 		}
 		_, user := d.keys["User"]
 		_, file := d.keys["UsersFile"]

@@ -55,7 +55,7 @@ func (l *loader) addUsersFile(t *proxyDraft, v value) error {
 		return errors.New("read " + name + ": " + cause(err).Error())
 	}
 	if v.line > 0 { // what an orchestrator mounts is readable to all inside the container
-		l.warnMode(name, text.mode)
+		l.warnMode(name, text)
 	}
 	before := len(t.Users)
 	faults := 0

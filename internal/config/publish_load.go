@@ -27,6 +27,9 @@ var publishKeys = []key[publishDraft]{
 			}
 			t.Networks = networks
 			if t.Ports, err = parsePorts(text); err != nil {
+				if isPorts(text) {
+					return err
+				}
 				return reject(v.text, "is no port of the mesh addresses: want PORT or PORT-PORT, and behind it /udp or /tcp,udp where it is not TCP")
 			}
 			if t.Ports.Len() > maxRange {
@@ -81,10 +84,10 @@ func (l *loader) checkPublishes() {
 			return
 		}
 		if _, given := d.keys["Listen"]; !given {
-			l.fault(d.line, "[Publish] needs a Listen, such as 8443")
+			l.fault(d.line, "[Publish] needs a Listen, such as 8443%s", l.toSet(d.line, "Listen"))
 		}
 		if _, given := d.keys["To"]; !given {
-			l.fault(d.line, "[Publish] needs a To, such as 127.0.0.1:443")
+			l.fault(d.line, "[Publish] needs a To, such as 127.0.0.1:443%s", l.toSet(d.line, "To"))
 		}
 		if len(d.Networks) == 0 || d.Ports == (PortRange{}) || d.To == (Target{}) {
 			continue // said already

@@ -12,8 +12,9 @@ const longestFile = 1 << 20 // far above any real one; keeps a wrong path such a
 
 // content is what a file holds, and who may read it.
 type content struct {
-	bytes []byte
-	mode  fs.FileMode
+	bytes   []byte
+	mode    fs.FileMode
+	foreign bool // the file belongs to another user than this process's
 }
 
 // readFile reads a file of sane size.
@@ -34,7 +35,7 @@ func readLimited(name string, limit int) (*content, error) {
 	if err == nil && len(b) > limit {
 		err = &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("larger than %d MiB", limit>>20)}
 	}
-	return &content{b, info.Mode()}, err
+	return &content{b, info.Mode(), isForeign(info)}, err
 }
 
 // cause strips the path from a file error that is reported under that path anyway.

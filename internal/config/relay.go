@@ -132,7 +132,7 @@ func (l *loader) checkRelays() {
 	var lines []int // of l.cfg.Relays
 	for _, d := range l.relays {
 		if len(d.urls) == 0 {
-			l.faultAt(d.file, d.line, "[Relay] needs a URL, such as https://relay.example")
+			l.faultAt(d.file, d.line, "[Relay] needs a URL, such as https://relay.example%s", l.toSet(d.line, "URL"))
 		}
 		for _, u := range d.urls {
 			if u.text == "" { // its line was faulted

@@ -202,7 +202,7 @@ func (l *loader) relayKey(k *RelayKey, keys map[string]int, name string) {
 		return
 	}
 	if err == nil {
-		l.warnMode(k.File, text.mode)
+		l.warnMode(k.File, text)
 		err = k.set(strings.TrimSpace(string(text.bytes)))
 	}
 	if err != nil {

@@ -13,6 +13,7 @@ type entry struct {
 	// Of one that stands in no file.
 	literal bool   // $VAR and # mean nothing in it
 	hidden  string // the variable that named a file with the value, which is not to be shown; "": it may be
+	faulty  bool   // it has no value, which has been told
 }
 
 // A section is a header line and the entries below it.

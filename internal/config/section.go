@@ -29,6 +29,9 @@ func readSection[T any](l *loader, s section, keys []key[T], t *T, seen map[stri
 			l.fault(e.line, "%s: %s is already given %s", k.name, slot, l.at(first))
 			continue
 		}
+		if e.faulty {
+			continue
+		}
 		if k.stock && !e.literal {
 			e.value, _, _ = strings.Cut(e.value, "#")
 			e.value = strings.TrimSpace(e.value)
@@ -126,7 +129,7 @@ func (l *loader) secretFile(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	l.warnMode(name, text.mode)
+	l.warnMode(name, text)
 	return strings.TrimSpace(string(text.bytes)), nil
 }
 

@@ -156,10 +156,10 @@ func TestFilesWithPasswordsAreSecret(t *testing.T) {
 	for user, want := range map[string]bool{"User = a:b": true, "User = a:$SECRET": false, "UsersFile = users": true} {
 		text := strings.Replace(servicesBase, "PrivateKey="+keyText, "PrivateKey=$KEY", 1) + "[SOCKS5]\nListen = 1080\n" + user + "\n"
 		l := newLoader(Options{LookupEnv: func(name string) (string, bool) { return keyText, true }}, func(name string) (*content, error) {
-			return &content{[]byte("a:b"), 0o644}, nil
+			return &content{[]byte("a:b"), 0o644, false}, nil
 		})
-		l.readMain("a.conf", l.open("a.conf", &content{[]byte(text), 0o644}))
-		l.close(&content{nil, 0o644})
+		l.readMain("a.conf", l.open("a.conf", &content{[]byte(text), 0o644, false}))
+		l.close(&content{nil, 0o644, false})
 		if len(l.faults) > 0 || (len(l.warnings) == 1) != want {
 			t.Errorf("%s: got %v, %v", user, l.faults, l.warnings)
 		}
@@ -215,8 +215,9 @@ func TestLimitsOfServices(t *testing.T) {
 		"[SOCKS5]\nListen = 1080\nExit = " + many(65, "p%d ") + "\n":                                       `Exit: "p64" is one too many: there may be 64`,
 		"[SOCKS5]\nListen = 1080\nUser = " + strings.Repeat("a", 256) + ":b\nUser = b:" + many(100, "abc"): "User: want NAME:PASSWORD",
 		"[Publish]\nListen = 1-4097\nTo = 1-4097\n":                                                        `Listen: "1-4097" has more than 4096 ports`,
-		"[Publish]\nListen = 10-9\nTo = 10-9\n":                                                            "Listen: \"10-9\" is no port",
-		"[Forward]\nListen = 10-9\nTo = db\n":                                                              "Listen: \"10-9\" is no listener",
+		"[Publish]\nListen = 10-9\nTo = 10-9\n":                                                            `Listen: "10-9" is a range of ports that ends before it begins`,
+		"[Forward]\nListen = 10-9\nTo = db\n":                                                              `Listen: "10-9" is a range of ports that ends before it begins`,
+		"[Forward]\nListen = [::1]:65536\nTo = db\n":                                                       `Listen: "65536" is not a port (1 to 65535)`,
 		"[Forward]\nListen = unix:/" + strings.Repeat("a", 107) + "\nTo = db:1\n":                          "is too long for a socket: at most 107 bytes",
 	} {
 		_, err := loadServices(t, map[string]string{"a.conf": text})

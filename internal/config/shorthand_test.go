@@ -42,14 +42,14 @@ func TestShorthandsAreSections(t *testing.T) {
 		{"-L", "5432-5433:db:5432", "Listen: 127.0.0.1:5432-5433 has 2 ports, and To has 1 port"},
 		{"-L", "5432:db:x", `To: "x" is not a port (1 to 65535)`},
 		{"-L", "5432:127.0.0.1:80", `To: "127.0.0.1" is not in the mesh: To names a service of a peer, or behind an exit`},
-		{"-L", "*:5432:db:5432", ":5432 is open to whoever reaches this host: write a section [Forward] instead, with AllowFrom with the clients' addresses (AllowFrom = 0.0.0.0/0, ::/0 to mean everyone)"},
-		{"-L", ":5432:db:5432", ":5432 is open to whoever reaches this host: write a section [Forward] instead, with AllowFrom with the clients' addresses (AllowFrom = 0.0.0.0/0, ::/0 to mean everyone)"},
+		{"-L", "*:5432:db:5432", ":5432 is open to whoever reaches this host: write a section [Forward] instead that has AllowFrom with the clients' addresses (AllowFrom = 0.0.0.0/0, ::/0 to mean everyone)"},
+		{"-L", ":5432:db:5432", ":5432 is open to whoever reaches this host: write a section [Forward] instead that has AllowFrom with the clients' addresses (AllowFrom = 0.0.0.0/0, ::/0 to mean everyone)"},
 		{"-R", "10.0.0.1:80:127.0.0.1:80", "-: want PORT:HOST:HOSTPORT without an address in front: the ports are those of the mesh addresses"},
 		{"-R", "8443:443", "-: want PORT:HOST:HOSTPORT, such as 8443:127.0.0.1:443, or PORT:SOCKET; IPv6 addresses stand in brackets"},
 		{"-R", "53:127.0.0.1:53/udp", "Listen: port 53 of the mesh addresses is this node's DNS: take another, or set DNS = off in [Exit]"},
 		{"-D", "1080/udp", "-: want [BIND:]PORT alone: UDP ASSOCIATE needs no listener of its own"},
 		{"-D", "a:b:c", "-: want [BIND:]PORT, such as 1080, or SOCKET; IPv6 addresses stand in brackets"},
-		{"-D", "192.0.2.1:1080", "192.0.2.1:1080 is open to whoever reaches this host: write a section [SOCKS5] instead, with User, or AllowFrom with the clients' addresses (AllowFrom = 0.0.0.0/0, ::/0 to mean everyone)"},
+		{"-D", "192.0.2.1:1080", "192.0.2.1:1080 is open to whoever reaches this host: write a section [SOCKS5] instead that has User, or AllowFrom with the clients' addresses (AllowFrom = 0.0.0.0/0, ::/0 to mean everyone)"},
 	} {
 		parse := map[string]func(string, string) (Extra, error){"-L": ForwardOption, "-R": PublishOption, "-D": ProxyOption}[tt.option]
 		x, err := parse(tt.option, tt.text)

@@ -109,7 +109,7 @@ func (l *loader) readSTUN(s section) {
 	}
 	readSection(l, s, stunKeys, &l.stun, l.stun.keys)
 	if !slices.ContainsFunc(s.entries, func(e entry) bool { return strings.EqualFold(e.key, "Server") }) {
-		l.fault(s.line, "[STUN] needs a Server, such as relay.example:3478")
+		l.fault(s.line, "[STUN] needs a Server, such as relay.example:3478%s", l.toSet(s.line, "Server"))
 	}
 }
 
@@ -134,7 +134,7 @@ func (l *loader) checkSTUN() {
 	l.file = l.cfg.File
 	for _, name := range []string{"PublicKey", "Endpoint"} {
 		if _, given := d.keys[name]; !given {
-			l.fault(d.line, "[WGSTUN] needs a %s; culvert relay config prints the section", name)
+			l.fault(d.line, "[WGSTUN] needs a %s; culvert relay config prints the section%s", name, l.toSet(d.line, name))
 		}
 	}
 	if _, given := d.keys["Address"]; !given {

@@ -80,7 +80,7 @@ func (l *loader) checkUpstream() {
 	faults := len(l.faults)
 	switch line, given := d.keys["File"]; {
 	case !given || d.file == "":
-		l.faultAt(l.cfg.File, cmp.Or(line, d.line), "[Upstream] needs a File: the wg-quick file of the tunnel")
+		l.faultAt(l.cfg.File, cmp.Or(line, d.line), "[Upstream] needs a File: the wg-quick file of the tunnel%s", l.toSet(d.line, "File"))
 	default:
 		l.readUpstreamFile(u, line)
 	}

@@ -159,9 +159,9 @@ func FuzzUpstreamFile(f *testing.F) {
 		c, err := load("culvert.conf", testOptions(), func(name string) (*content, error) {
 			switch name {
 			case "culvert.conf":
-				return &content{[]byte(upstreamNode + "[Upstream]\nFile = hub.conf\n"), 0o600}, nil
+				return &content{[]byte(upstreamNode + "[Upstream]\nFile = hub.conf\n"), 0o600, false}, nil
 			case "hub.conf":
-				return &content{text, 0o600}, nil
+				return &content{text, 0o600, false}, nil
 			}
 			return nil, fs.ErrNotExist
 		})

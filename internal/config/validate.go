@@ -25,9 +25,8 @@ func (l *loader) finish() (*Config, error) {
 	l.checkForwards()
 	l.checkPublishes()
 	l.checkListeners()
-	l.sort(l.faults)
-	if len(l.faults) > 0 {
-		return nil, l.faults
+	if err := l.conclude(); err != nil {
+		return nil, err
 	}
 	for _, p := range l.peers {
 		l.cfg.Peers = append(l.cfg.Peers, p.Peer)
@@ -36,6 +35,17 @@ func (l *loader) finish() (*Config, error) {
 	l.sort(l.warnings)
 	l.cfg.Warnings = l.warnings
 	return &l.cfg, nil
+}
+
+// conclude returns the faults, if there are any.
+func (l *loader) conclude() error {
+	if len(l.faults) == 0 {
+		l.warnings = append(l.warnings, l.misspelt...)
+		return nil
+	}
+	l.faults = append(l.faults, l.misspelt...)
+	l.sort(l.faults)
+	return l.faults
 }
 
 // sort orders diagnostics by file as read, then by line.
@@ -64,11 +74,13 @@ func (l *loader) checkInterface() {
 		return
 	}
 	if _, given := l.interfaceKeys["PrivateKey"]; !given {
-		l.faultAt(l.cfg.File, l.interfaceLine, "[Interface] needs a PrivateKey or PrivateKeyFile; culvert genkey makes one")
+		l.faultAt(l.cfg.File, l.interfaceLine, "[Interface] needs a PrivateKey or PrivateKeyFile; culvert genkey makes one%s",
+			l.toSet(l.interfaceLine, "PrivateKey"))
 	}
 	line, given := l.interfaceKeys["Address"]
 	if !given || len(l.cfg.Interface.Addresses) == 0 && !l.hasFault(line) {
-		l.faultAt(l.cfg.File, cmp.Or(line, l.interfaceLine), "[Interface] needs an Address, such as 100.64.7.1/24")
+		l.faultAt(l.cfg.File, cmp.Or(line, l.interfaceLine), "[Interface] needs an Address, such as 100.64.7.1/24%s",
+			l.toSet(l.interfaceLine, "Address"))
 	}
 }
 
@@ -88,7 +100,7 @@ func (l *loader) checkKeys() {
 		line, given := p.keys["PublicKey"]
 		switch before := first[p.PublicKey]; {
 		case !given:
-			l.faultAt(p.File, p.line, "[Peer] needs a PublicKey")
+			l.faultAt(p.File, p.line, "[Peer] needs a PublicKey%s", l.toSet(p.line, "PublicKey"))
 		case p.PublicKey.IsZero(): // the key's own line was faulted
 		case p.PublicKey == own:
 			l.faultAt(p.File, line, "PublicKey: this is the node's own key; a peer has the key of the other end")
@@ -143,7 +155,7 @@ func (l *loader) checkAllowedIPs() {
 		for i, prefix := range p.AllowedIPs {
 			if before, taken := first[prefix]; taken {
 				l.faultAt(p.File, p.lines[i], "AllowedIPs: %s already belongs to peer %s (%s)", prefix, before.p.Name,
-					position(l.place(before.p.File, before.line)))
+					Position(l.place(before.p.File, before.line)))
 				continue
 			}
 			first[prefix] = place{p, p.lines[i]}
@@ -168,4 +180,4 @@ func (l *loader) isOwn(a netip.Addr) bool {
 }
 
 // position is the place of the section in a message.
-func (p *peerDraft) position() string { return position(p.File, max(p.line, 0)) }
+func (p *peerDraft) position() string { return Position(p.File, max(p.line, 0)) }

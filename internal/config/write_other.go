@@ -8,6 +8,8 @@ import "io/fs"
 
 func keepOwner(string, fs.FileInfo) error { return nil }
 
+func isForeign(fs.FileInfo) bool { return false }
+
 func syncDir(string) error { return nil }
 
 func lockFolder(string) (unlock func(), err error) { return func() {}, nil }

@@ -19,6 +19,12 @@ func keepOwner(file string, replaced fs.FileInfo) error {
 	return os.Chown(file, int(owner.Uid), int(owner.Gid))
 }
 
+// isForeign reports whether a file belongs to another user than this process's.
+func isForeign(info fs.FileInfo) bool {
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(owner.Uid) != os.Geteuid()
+}
+
 // lockFolder waits until no other process edits files of the folder. While a file is replaced it cannot be locked itself.
 func lockFolder(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
