@@ -163,5 +163,10 @@ func (r *Rule) ViaSpan() (s Span) {
 // Place returns "FILE:LINE".
 func (r *Rule) Place() string { return place(r.File, r.Line) }
 
-// place returns "FILE:LINE".
-func place(file string, line int) string { return fmt.Sprintf("%s:%d", file, line) }
+// place returns "FILE:LINE", or what stands for a file, such as a variable, which has no line.
+func place(file string, line int) string {
+	if line == 0 {
+		return file
+	}
+	return fmt.Sprintf("%s:%d", file, line)
+}

@@ -7,8 +7,8 @@ import (
 	"culvert.dev/culvert/internal/proxy"
 )
 
-// association is a UDP association with one destination, as a connection. Who answers is the association's to check: what it has not
-// written to cannot.
+// association is a UDP association with one destination, as a connection. Which hosts answer is the association's to check: those it has
+// not written to cannot.
 type association struct {
 	proxy.PacketConn
 	to proxy.Target
@@ -16,8 +16,12 @@ type association struct {
 
 // Read implements net.Conn.
 func (a *association) Read(b []byte) (int, error) {
-	n, _, err := a.ReadFrom(b)
-	return n, err
+	for {
+		n, from, err := a.ReadFrom(b)
+		if err != nil || from.Port == a.to.Port { // another port of the host is another end
+			return n, err
+		}
+	}
 }
 
 // Write implements net.Conn.
@@ -34,7 +38,16 @@ func (a *association) LocalAddr() net.Addr { return meshAddr("") }
 // RemoteAddr implements net.Conn.
 func (a *association) RemoteAddr() net.Addr { return meshAddr(a.to.String()) }
 
-// Deadlines are not had; Close ends a Read.
-func (a *association) SetDeadline(time.Time) error      { return errNoDeadline }
-func (a *association) SetReadDeadline(time.Time) error  { return errNoDeadline }
-func (a *association) SetWriteDeadline(time.Time) error { return errNoDeadline }
+// SetDeadline implements net.Conn.
+func (a *association) SetDeadline(t time.Time) error { return a.SetReadDeadline(t) }
+
+// SetReadDeadline implements net.Conn.
+func (a *association) SetReadDeadline(t time.Time) error {
+	if d, ok := a.PacketConn.(interface{ SetReadDeadline(time.Time) error }); ok {
+		return d.SetReadDeadline(t)
+	}
+	return errNoDeadline
+}
+
+// SetWriteDeadline implements net.Conn. Writing never waits.
+func (a *association) SetWriteDeadline(time.Time) error { return nil }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 
 	"culvert.dev/culvert/internal/proxy"
+	"culvert.dev/culvert/node/egress"
 )
 
 // Dial connects to a host in the mesh, or beyond a peer. network is "tcp", "tcp4", "tcp6", "udp", "udp4" or "udp6"; the host may be a peer's name
@@ -19,6 +21,9 @@ import (
 // The errors of a target that cannot be reached are those of the net package: errors.Is finds syscall.ECONNREFUSED and the like.
 func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	op := func(err error) error {
+		if errno, ok := kindErrnos[proxy.KindOf(err)]; ok && !errors.Is(err, errno) {
+			err = &dialError{err, errno}
+		}
 		return &net.OpError{Op: "dial", Net: network, Addr: meshAddr(address), Err: err}
 	}
 	kind, v, err := splitNetwork(network)
@@ -35,6 +40,21 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 	}
 	return c, nil
 }
+
+// kindErrnos are what errors of a kind are to programs that know package net.
+var kindErrnos = map[proxy.Kind]syscall.Errno{
+	proxy.NetworkUnreachable: syscall.ENETUNREACH, proxy.HostUnreachable: syscall.EHOSTUNREACH, proxy.Refused: syscall.ECONNREFUSED,
+	proxy.NotAllowed: syscall.EACCES,
+}
+
+// dialError has the text of one error and is another one too.
+type dialError struct {
+	error
+	errno syscall.Errno
+}
+
+// Unwrap implements errors.Is and errors.As.
+func (e *dialError) Unwrap() []error { return []error{e.error, e.errno} }
 
 // dialTarget is Dial for a target that is understood; v is the family that is asked for, 0 for any.
 func (n *Node) dialTarget(ctx context.Context, kind string, v int, t proxy.Target) (c net.Conn, err error) {
@@ -56,15 +76,26 @@ func (n *Node) dialTarget(ctx context.Context, kind string, v int, t proxy.Targe
 	return n.plain.Dial(ctx, r)
 }
 
-// lookup finds the addresses of a target in the mesh, or beyond it.
+// lookup finds the addresses of a target in the mesh, or beyond it. It asks no more than a connection would.
 func (n *Node) lookup(ctx context.Context, t proxy.Target) ([]netip.Addr, error) {
-	if t.Name == "" {
-		return []netip.Addr{t.Addr}, nil
+	d := n.egress.Decide(egress.Rules{}, "", t)
+	switch {
+	case d.Err() != nil:
+		return nil, d.Err()
+	case len(d.Addrs) > 0:
+		return d.Addrs, nil
 	}
-	if h, known := n.present.Load().names.lookup(t.Name); known {
-		return h.addrs, nil
+	addrs, err := n.resolveBeyond(ctx, strings.ToLower(t.Name))
+	if err != nil {
+		return nil, err
 	}
-	return n.resolveBeyond(ctx, t.Name)
+	for i, a := range addrs {
+		addrs[i] = a.Unmap()
+		if slices.Contains(n.id.addresses, a.Unmap()) {
+			return nil, proxy.Fail(proxy.NotAllowed, "resolve %s: %s is this node itself, which a name from outside must not lead to", t.Name, a)
+		}
+	}
+	return addrs, nil
 }
 
 // dialDatagrams opens a way for the datagrams of one client to one target. To a peer it is a socket of the mesh; elsewhere it is an

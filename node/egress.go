@@ -57,7 +57,11 @@ func (m meshDialer) ListenPacket(at netip.AddrPort) (net.PacketConn, error) {
 func (n *Node) dialSelf(ctx context.Context, network string, port uint16) (net.Conn, error) {
 	for _, p := range n.present.Load().conf.Publishes {
 		if slices.Contains(p.Networks, network) && p.Ports.First <= port && port <= p.Ports.Last {
-			return dialPublished(ctx, network, p, port)
+			c, err := dialPublished(ctx, network, p, port)
+			if err != nil || !p.ProxyProtocol {
+				return c, err
+			}
+			return withOwnHeader(c, network, n.id.addresses[0], port)
 		}
 	}
 	return nil, proxy.Fail(proxy.Refused, "this node publishes nothing at its %s port %d", network, port)

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"culvert.dev/culvert/filter"
@@ -23,65 +25,104 @@ const maxAddresses = 8
 // exitDialer makes connections on behalf of peers that use the node's SOCKS5 in the mesh. They reach what their packets reach, by the
 // way that those would take; names are resolved here, and judged by what they resolve to.
 type exitDialer struct {
-	n *Node
+	n        *Node
+	attempts *attempts
+	sockets  *shares // of the host, and connections by the upstream
+	tunnels  *shares // destinations of datagrams behind the upstream, with a buffer each
 
 	mu   sync.Mutex
 	live map[*exitLease]struct{}
 }
 
+// maxExitTunnels is how many destinations behind the upstream all associations have.
+const maxExitTunnels = 1024
+
 func newExitDialer(n *Node) *exitDialer {
-	return &exitDialer{n: n, live: make(map[*exitLease]struct{})}
+	return &exitDialer{
+		n: n, attempts: newAttempts(func(peer uint16) int { return n.present.Load().quotas[peer] }),
+		sockets: newShares(hostBudget().services), tunnels: newShares(maxExitTunnels), live: make(map[*exitLease]struct{}),
+	}
+}
+
+// exitRequest is what a peer asks for: a destination as the peer knows it.
+type exitRequest struct {
+	peer   uint16
+	client netip.AddrPort
+	proto  uint8
+	to     netip.AddrPort
+}
+
+// exitWay is where a destination really is, and the way there.
+type exitWay struct {
+	real netip.AddrPort
+	via  filter.Via
+	up   *upstream // with filter.ViaUpstream; nil while it is away
 }
 
 // exitLease is a connection that lasts as long as policy permits it.
 type exitLease struct {
-	d       *exitDialer
-	peer    uint16
-	client  netip.AddrPort
-	to      netip.AddrPort // as the peer knows it
-	via     filter.Via
-	started time.Time
-	cut     func() // with a reset
+	exitRequest
+	exitWay
+	d         *exitDialer
+	started   time.Time
+	cut       func()      // with a reset
+	withdrawn atomic.Bool // it was cut because it is not permitted any more
 }
 
 // permitted reports whether policy still lets the connection be, by the way that it took.
 func (l *exitLease) permitted() bool {
-	_, d, err := l.d.n.judge(l.peer, packet.ProtoTCP, l.to)
-	return err == nil && d.Via == l.via
+	w, _, err := l.d.n.judge(&l.exitRequest)
+	return err == nil && w == l.exitWay
 }
 
-// end is for the first who closes c.
-func (l *exitLease) end(c net.Conn) {
+// end is for the first who closes the connection; sent and received are what it has carried.
+func (l *exitLease) end(carried func() (sent, received uint64)) {
 	l.d.mu.Lock()
 	_, first := l.d.live[l]
 	delete(l.d.live, l)
 	l.d.mu.Unlock()
 	if first {
-		l.logEnd(c)
+		l.logEnd(carried())
+		l.d.sockets.giveBack(l.peer)
 	}
 }
 
 // hostExit leaves by the host. It is its socket in every other respect, so that copying needs no buffer.
 type hostExit struct {
 	*net.TCPConn
-	*exitLease
+	lease *exitLease
 }
 
 // Close implements net.Conn.
 func (c *hostExit) Close() error {
-	c.end(c.TCPConn)
+	c.lease.end(func() (sent, received uint64) { return carried(c.TCPConn) })
 	return c.TCPConn.Close()
 }
 
 // upstreamExit leaves by the second tunnel.
 type upstreamExit struct {
 	net.Conn
-	*exitLease
+	lease          *exitLease
+	sent, received atomic.Uint64
+}
+
+// Read implements net.Conn.
+func (c *upstreamExit) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.received.Add(uint64(n))
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *upstreamExit) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.sent.Add(uint64(n))
+	return n, err
 }
 
 // Close implements net.Conn.
 func (c *upstreamExit) Close() error {
-	c.end(c.Conn)
+	c.lease.end(func() (sent, received uint64) { return c.sent.Load(), c.received.Load() })
 	return c.Conn.Close()
 }
 
@@ -99,18 +140,33 @@ func (d *exitDialer) Dial(ctx context.Context, r *proxy.Request) (net.Conn, erro
 	if err != nil {
 		return nil, err
 	}
+	if err := d.attempts.await(ctx, peer); err != nil { // names cost as much as connections
+		return nil, err
+	}
 	addrs, err := d.n.resolveFor(ctx, r.Client.Addr(), r.Target)
 	if err != nil {
 		return nil, err
 	}
 	ends := make([]netip.AddrPort, min(len(addrs), maxAddresses))
 	for i := range ends {
-		ends[i] = netip.AddrPortFrom(addrs[i].Unmap(), r.Target.Port)
+		ends[i] = netip.AddrPortFrom(plainAddr(addrs[i]), r.Target.Port)
 	}
-	return egress.Race(ctx, ends, func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-		return d.dialOne(ctx, peer, r.Client, to)
+	var tried atomic.Int32
+	c, err := egress.Race(ctx, ends, func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+		if tried.Add(1) > 1 && !d.attempts.take(peer) {
+			tried.Add(-1)
+			return nil, errAttempts
+		}
+		return d.dialOne(ctx, exitRequest{peer, r.Client, packet.ProtoTCP, to})
 	})
+	if err == nil {
+		d.attempts.giveBack(peer, int(tried.Load()))
+	}
+	return c, err
 }
+
+// plainAddr is an address as packets have it. A zone is that of another host.
+func plainAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
 func (d *exitDialer) peerOf(r *proxy.Request) (uint16, error) {
 	if peer := d.n.net.Policy().PeerOf(r.Client.Addr()); peer != 0 {
@@ -119,31 +175,37 @@ func (d *exitDialer) peerOf(r *proxy.Request) (uint16, error) {
 	return 0, proxy.Fail(proxy.NotAllowed, "%s is no peer's address", r.Client.Addr())
 }
 
-func (d *exitDialer) dialOne(ctx context.Context, peer uint16, client, to netip.AddrPort) (net.Conn, error) {
-	real, decision, err := d.n.judge(peer, packet.ProtoTCP, to)
-	lease := &exitLease{d: d, peer: peer, client: client, to: to, via: decision.Via, started: time.Now()}
+func (d *exitDialer) dialOne(ctx context.Context, r exitRequest) (net.Conn, error) {
+	way, decision, err := d.n.judge(&r)
 	if err != nil {
-		lease.logDenied(&decision)
+		d.n.logExitDenied(&r, &decision)
 		return nil, err
 	}
-	c, err := d.open(ctx, lease, real)
+	if !d.sockets.take(r.peer) {
+		return nil, proxy.Fail(proxy.Exhausted, "the peer has as many connections as there are for one")
+	}
+	lease := &exitLease{exitRequest: r, exitWay: way, d: d, started: time.Now()}
+	c, err := d.open(ctx, lease)
 	if err != nil {
+		d.sockets.giveBack(r.peer)
+		lease.logFailed(err)
 		return nil, err
 	}
 	d.mu.Lock()
 	d.live[lease] = struct{}{}
 	d.mu.Unlock()
 	if !lease.permitted() { // a reload came in between
+		lease.withdrawn.Store(true)
 		c.Close()
-		return nil, proxy.Fail(proxy.NotAllowed, "%s is not permitted any more", to)
+		return nil, proxy.Fail(proxy.NotAllowed, "%s is not permitted any more", r.to)
 	}
 	return c, nil
 }
 
 // open connects by the way that policy wants.
-func (d *exitDialer) open(ctx context.Context, lease *exitLease, to netip.AddrPort) (net.Conn, error) {
+func (d *exitDialer) open(ctx context.Context, lease *exitLease) (net.Conn, error) {
 	if lease.via != filter.ViaUpstream {
-		c, err := new(net.Dialer).DialContext(ctx, "tcp", to.String())
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", lease.real.String())
 		if err != nil {
 			return nil, err
 		}
@@ -154,35 +216,52 @@ func (d *exitDialer) open(ctx context.Context, lease *exitLease, to netip.AddrPo
 		}
 		return e, nil
 	}
-	u := d.n.upstream.Load()
-	if u == nil {
-		return nil, proxy.Fail(proxy.NetworkUnreachable, "the upstream is away")
+	if lease.up == nil {
+		return nil, errNoUpstream
 	}
-	c, err := u.net.Dial(ctx, "tcp", to.String())
+	c, err := lease.up.net.Dial(ctx, "tcp", lease.real.String())
 	if err != nil {
 		return nil, err
 	}
-	e := &upstreamExit{c, lease}
+	e := &upstreamExit{Conn: c, lease: lease}
 	lease.cut = func() { e.Close() }
 	return e, nil
 }
 
-// judge asks the policy about a destination as the peer knows it, and returns where it really is.
-func (n *Node) judge(peer uint16, proto uint8, to netip.AddrPort) (netip.AddrPort, filter.Decision, error) {
-	if m := n.netmap.Load(); m != nil {
-		if a, ok := m.OutAddr(to.Addr()); ok {
-			to = netip.AddrPortFrom(a, to.Port())
+var errNoUpstream = proxy.Fail(proxy.NetworkUnreachable, "the upstream is away")
+
+// judge asks the policy about a request as if it were a packet, and returns the way. A destination of the other family than the client's
+// has no packet with this source: rules that could deny it then do.
+func (n *Node) judge(r *exitRequest) (exitWay, filter.Decision, error) {
+	way := exitWay{real: r.to}
+	if a, ok := n.netmap.Load().OutAddr(r.to.Addr()); ok {
+		way.real = netip.AddrPortFrom(a, r.to.Port())
+	}
+	policy := n.net.Policy()
+	var d filter.Decision
+	switch k := r.key(); {
+	case policy.PeerOf(r.client.Addr()) != r.peer:
+		d = filter.Decision{Action: filter.Drop, Reason: filter.ReasonSpoofedSource}
+	case way.real.Addr().Is4() == r.client.Addr().Is4():
+		k.Dst = way.real.Addr().As16()
+		d = policy.Decide(r.peer, &k)
+	default:
+		d = policy.DecideTo(r.peer, r.proto, way.real)
+	}
+	if d.Action == filter.Accept && d.Where != filter.LAN && d.Where != filter.Internet {
+		d.Action, d.Reason = filter.Reject, filter.ReasonSelfPort
+		if d.Where == filter.OtherPeer {
+			d.Reason = filter.ReasonOtherPeer
 		}
+		return way, d, proxy.Fail(proxy.NotAllowed, "%s is in the mesh: it is reached by its own address, not by the exit", r.to.Addr())
 	}
-	d := n.net.Policy().DecideTo(peer, proto, to)
-	switch {
-	case d.Action == filter.Accept && (d.Where == filter.Self || d.Where == filter.OtherPeer):
-		d.Action = filter.Reject
-		return to, d, proxy.Fail(proxy.NotAllowed, "%s is in the mesh: it is reached by its own address, not by the exit", to.Addr())
-	case d.Action != filter.Accept:
-		return to, d, proxy.Fail(proxy.NotAllowed, "%s is not permitted: %s", to, d.Reason)
+	if d.Action != filter.Accept {
+		return way, d, proxy.Fail(proxy.NotAllowed, "%s is not permitted: %s", r.to, d.Reason)
 	}
-	return to, d, nil
+	if way.via = d.Via; d.Via == filter.ViaUpstream {
+		way.up = n.upstream.Load()
+	}
+	return way, d, nil
 }
 
 // recheck cuts what a new policy does not permit.
@@ -196,6 +275,7 @@ func (d *exitDialer) recheck() {
 	}
 	d.mu.Unlock()
 	for _, l := range over {
+		l.withdrawn.Store(true)
 		l.cut()
 	}
 }
@@ -205,8 +285,9 @@ func (n *Node) resolveFor(ctx context.Context, client netip.Addr, t proxy.Target
 	if t.Name == "" {
 		return []netip.Addr{t.Addr}, nil
 	}
-	p := n.present.Load()
+	p, policy := n.present.Load(), n.net.Policy()
 	if addrs, known := p.zone.Lookup(t.Name); known {
+		addrs = slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return !mayLearn(policy, client, a) })
 		if len(addrs) == 0 {
 			return nil, proxy.Fail(proxy.NameNotFound, "%s: no such name in the mesh", t.Name)
 		}

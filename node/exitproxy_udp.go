@@ -12,26 +12,29 @@ import (
 	"culvert.dev/culvert/internal/packet"
 	"culvert.dev/culvert/internal/proxy"
 	"culvert.dev/culvert/internal/stream"
+	"culvert.dev/culvert/nat"
 )
 
 // exitPacketConn carries the datagrams of one UDP association of a peer: by one socket of the host for all destinations (RFC 4787
 // REQ-1), and by one connection for each destination behind the upstream. What comes back is passed on from addresses that the peer
-// has written to (address-dependent filtering), and only while policy permits them.
+// has written to (address-dependent filtering), only by the way that policy wants for them, and only while it permits them.
 type exitPacketConn struct {
-	d      *exitDialer
-	peer   uint16
-	client netip.Addr
-	host   *net.UDPConn
+	exitRequest // without a destination
+	d           *exitDialer
+	host        *net.UDPConn
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	in     chan exitDatagram
 	wg     sync.WaitGroup
 
-	mu    sync.Mutex                // guards the following
-	known map[netip.Addr]netip.Addr // real address to the one that the peer uses
-	names map[string]*exitName
-	up    map[netip.AddrPort]net.Conn
+	mu        sync.Mutex // guards the following
+	closed    bool
+	ends      map[netip.AddrPort]*exitEnd // by what the peer calls them
+	hosts     map[netip.Addr]exitHost     // by the real address of those that are reached by the host
+	names     map[string]*exitName
+	resolving int
+	up        int // ends behind the upstream
 }
 
 // exitDatagram is one that came back.
@@ -40,26 +43,15 @@ type exitDatagram struct {
 	from netip.AddrPort // as the peer knows it
 }
 
-// exitName is a name that datagrams are for.
-type exitName struct {
-	addr    netip.Addr // once resolved
-	until   time.Time
-	waiting []waitingDatagram
-	pending bool
-}
-
-type waitingDatagram struct {
-	b  []byte
-	to proxy.Target
+// exitHost is a host that datagrams have been sent to.
+type exitHost struct {
+	as   netip.Addr // as the peer knows it
+	ends int
 }
 
 const (
-	maxExitPeers   = 1024 // destinations of one association
-	maxExitNames   = 64
-	maxExitWaiting = 16 // datagrams for a name that is being resolved
-	maxExitUp      = 64 // destinations behind the upstream
-	exitNameTime   = 5 * time.Minute
-	maxUDPPayload  = 65507
+	maxExitEnds = 1024 // destinations of one association; beyond, the one that idles longest is forgotten
+	maxExitUp   = 64   // likewise, behind the upstream
 )
 
 // ListenPacket implements proxy.Dialer.
@@ -68,20 +60,75 @@ func (d *exitDialer) ListenPacket(ctx context.Context, r *proxy.Request) (proxy.
 	if err != nil {
 		return nil, err
 	}
+	if !d.sockets.take(peer) {
+		return nil, proxy.Fail(proxy.Exhausted, "the peer has as many connections as there are for one")
+	}
 	host, err := net.ListenUDP("udp", nil)
 	if err != nil {
+		d.sockets.giveBack(peer)
 		return nil, err
 	}
 	c := &exitPacketConn{
-		d: d, peer: peer, client: r.Client.Addr(), host: host, in: make(chan exitDatagram, 64),
-		known: make(map[netip.Addr]netip.Addr), names: make(map[string]*exitName), up: make(map[netip.AddrPort]net.Conn),
+		d: d, exitRequest: exitRequest{peer: peer, client: r.Client, proto: packet.ProtoUDP}, host: host, in: make(chan exitDatagram, 64),
+		ends: make(map[netip.AddrPort]*exitEnd), hosts: make(map[netip.Addr]exitHost), names: make(map[string]*exitName),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	c.wg.Go(c.readHost)
 	return c, nil
 }
 
+// ReadFrom implements proxy.PacketConn.
+func (c *exitPacketConn) ReadFrom(b []byte) (int, proxy.Target, error) {
+	select {
+	case d := <-c.in:
+		return copy(b, d.b), proxy.Target{Addr: d.from.Addr(), Port: d.from.Port()}, nil
+	case <-c.ctx.Done():
+		return 0, proxy.Target{}, net.ErrClosed
+	}
+}
+
+// WriteTo implements proxy.PacketConn.
+func (c *exitPacketConn) WriteTo(b []byte, to proxy.Target) error {
+	if to.Name == "" {
+		return c.send(b, netip.AddrPortFrom(plainAddr(to.Addr), to.Port))
+	}
+	addr, err := c.addressOf(b, to)
+	if err != nil || !addr.IsValid() {
+		return err
+	}
+	return c.send(b, netip.AddrPortFrom(addr, to.Port))
+}
+
+// send passes a datagram on, if policy permits it.
+func (c *exitPacketConn) send(b []byte, to netip.AddrPort) error {
+	r := c.as(to)
+	way, d, err := c.d.n.judge(&r)
+	if err != nil {
+		c.d.n.logExitDenied(&r, &d)
+		return err
+	}
+	e, err := c.end(&r, way)
+	if err != nil {
+		return err
+	}
+	if e.conn != nil {
+		_, err = e.conn.Write(b)
+	} else {
+		_, err = c.host.WriteToUDPAddrPort(b, way.real)
+	}
+	if err == nil {
+		c.mu.Lock()
+		e.sent.Packets++
+		e.sent.Bytes += uint64(len(b))
+		e.last = time.Now()
+		c.mu.Unlock()
+	}
+	return err
+}
+
 var exitBuffers = sync.Pool{New: func() any { return new([maxUDPPayload]byte) }}
+
+const maxUDPPayload = 65507
 
 // readHost receives until Close, and holds a buffer only while there is something to receive. A sender that is faster than the peer
 // loses datagrams, as on any path.
@@ -105,167 +152,52 @@ func (c *exitPacketConn) readOne(buf []byte) error {
 	if err != nil { // an ICMP error about a datagram of ours
 		return nil
 	}
-	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	from = netip.AddrPortFrom(plainAddr(from.Addr()), from.Port())
 	c.mu.Lock()
-	as, ok := c.known[from.Addr()]
+	h, ok := c.hosts[from.Addr()]
 	c.mu.Unlock()
 	if ok {
-		c.received(buf[:n], netip.AddrPortFrom(as, from.Port()))
+		c.received(buf[:n], netip.AddrPortFrom(h.as, from.Port()), exitWay{real: from, via: filter.ViaHost})
 	}
 	return nil
 }
 
-func (c *exitPacketConn) received(b []byte, from netip.AddrPort) {
-	if _, d, err := c.d.n.judge(c.peer, packet.ProtoUDP, from); err != nil || d.Via == filter.ViaUpstream != c.byUpstream(from) {
+// received passes on what has come by a way, if that still is the way of who sent it.
+func (c *exitPacketConn) received(b []byte, from netip.AddrPort, by exitWay) {
+	r := c.as(from)
+	if way, _, err := c.d.n.judge(&r); err != nil || way != by {
 		return
 	}
+	c.mu.Lock()
+	if e := c.ends[from]; e != nil && e.exitWay == by {
+		if e.received.Packets == 0 {
+			c.d.attempts.giveBack(c.peer, 1)
+		}
+		e.received.Packets++
+		e.received.Bytes += uint64(len(b))
+		e.last = time.Now()
+	}
+	c.mu.Unlock()
 	select {
 	case c.in <- exitDatagram{append([]byte(nil), b...), from}:
 	default:
 	}
 }
 
-func (c *exitPacketConn) byUpstream(to netip.AddrPort) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.up[to] != nil
-}
-
-// ReadFrom implements proxy.PacketConn.
-func (c *exitPacketConn) ReadFrom(b []byte) (int, proxy.Target, error) {
-	select {
-	case d := <-c.in:
-		return copy(b, d.b), proxy.Target{Addr: d.from.Addr(), Port: d.from.Port()}, nil
-	case <-c.ctx.Done():
-		return 0, proxy.Target{}, net.ErrClosed
-	}
-}
-
-// WriteTo implements proxy.PacketConn.
-func (c *exitPacketConn) WriteTo(b []byte, to proxy.Target) error {
-	if to.Name == "" {
-		return c.send(b, netip.AddrPortFrom(to.Addr.Unmap(), to.Port))
-	}
-	c.mu.Lock()
-	name := c.names[to.Name]
-	if name == nil || !name.pending && time.Now().After(name.until) {
-		if len(c.names) >= maxExitNames {
-			clear(c.names) // those being resolved lose what waits for them
-		}
-		name = &exitName{pending: true}
-		c.names[to.Name] = name
-		c.wg.Go(func() { c.resolve(name, to) })
-	}
-	if name.pending {
-		if len(name.waiting) < maxExitWaiting {
-			name.waiting = append(name.waiting, waitingDatagram{append([]byte(nil), b...), to})
-		}
-		c.mu.Unlock()
-		return nil
-	}
-	addr := name.addr
-	c.mu.Unlock()
-	if !addr.IsValid() {
-		return proxy.Fail(proxy.NameNotFound, "%s cannot be resolved", to.Name)
-	}
-	return c.send(b, netip.AddrPortFrom(addr, to.Port))
-}
-
-// resolve finds a name's address: the first that policy permits. A name that has none is not asked for again at once.
-func (c *exitPacketConn) resolve(name *exitName, to proxy.Target) {
-	addrs, err := c.d.n.resolveFor(c.ctx, c.client, to)
-	var addr netip.Addr
-	if err == nil {
-		for _, a := range addrs {
-			a = a.Unmap()
-			if _, _, err := c.d.n.judge(c.peer, packet.ProtoUDP, netip.AddrPortFrom(a, to.Port)); err == nil {
-				addr = a
-				break
-			}
-		}
-	}
-	c.mu.Lock()
-	waiting := name.waiting
-	name.pending, name.waiting, name.addr = false, nil, addr
-	name.until = time.Now().Add(exitNameTime)
-	if !addr.IsValid() {
-		name.until = time.Now().Add(10 * time.Second)
-	}
-	c.mu.Unlock()
-	for _, w := range waiting {
-		if addr.IsValid() {
-			c.send(w.b, netip.AddrPortFrom(addr, w.to.Port))
-		}
-	}
-}
-
-// send passes a datagram on, if policy permits it.
-func (c *exitPacketConn) send(b []byte, to netip.AddrPort) error {
-	real, d, err := c.d.n.judge(c.peer, packet.ProtoUDP, to)
-	if err != nil {
-		return err
-	}
-	if d.Via == filter.ViaUpstream {
-		return c.sendUp(b, to, real)
-	}
-	c.mu.Lock()
-	if _, ok := c.known[real.Addr()]; !ok {
-		if len(c.known) >= maxExitPeers {
-			clear(c.known)
-		}
-		c.known[real.Addr()] = to.Addr()
-	}
-	c.mu.Unlock()
-	_, err = c.host.WriteToUDPAddrPort(b, real)
-	return err
-}
-
-// sendUp sends through the upstream, whose connections have one far end each.
-func (c *exitPacketConn) sendUp(b []byte, to, real netip.AddrPort) error {
-	c.mu.Lock()
-	conn := c.up[to]
-	full := len(c.up) >= maxExitUp
-	c.mu.Unlock()
-	if conn == nil {
-		u := c.d.n.upstream.Load()
-		if u == nil || full {
-			return proxy.Fail(proxy.NetworkUnreachable, "no way through the upstream to %s", to)
-		}
-		var err error
-		if conn, err = u.net.Dial(c.ctx, "udp", real.String()); err != nil {
-			return err
-		}
-		c.mu.Lock()
-		c.up[to] = conn
-		c.mu.Unlock()
-		c.wg.Go(func() { c.readUp(conn, to) })
-	}
-	_, err := conn.Write(b)
-	return err
-}
-
-func (c *exitPacketConn) readUp(conn net.Conn, to netip.AddrPort) {
-	stop := context.AfterFunc(c.ctx, func() { conn.Close() })
-	defer stop()
-	buf := make([]byte, maxUDPPayload)
-	for {
-		conn.SetReadDeadline(time.Now().Add(5 * time.Minute))
-		n, err := conn.Read(buf)
-		if err != nil {
-			break
-		}
-		c.received(buf[:n], to)
-	}
-	conn.Close()
-	c.mu.Lock()
-	delete(c.up, to)
-	c.mu.Unlock()
-}
-
 // Close implements proxy.PacketConn.
 func (c *exitPacketConn) Close() error {
+	c.mu.Lock()
+	was := c.closed
+	c.closed = true
+	for _, e := range c.ends {
+		c.endLocked(e, nat.Removed)
+	}
+	c.mu.Unlock()
 	c.cancel()
 	err := c.host.Close()
 	c.wg.Wait()
+	if !was {
+		c.d.sockets.giveBack(c.peer)
+	}
 	return err
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"text/tabwriter"
 
 	"culvert.dev/culvert/filter"
+	"culvert.dev/culvert/internal/config"
 	"culvert.dev/culvert/internal/show"
 )
 
@@ -110,7 +112,7 @@ func (x explainer) change(s sender, t target, dst netip.Addr, f *filter.Explanat
 	section := "in the section of " + s.label
 	switch {
 	case s.conf != nil:
-		section = fmt.Sprintf("in the section of %s (%s:%d)", s.label, s.conf.File, s.conf.Line)
+		section = fmt.Sprintf("in the section of %s (%s)", s.label, config.Position(s.conf.File, s.conf.Line))
 	case s.supposed:
 		section = "for the new peer"
 	}
@@ -136,13 +138,13 @@ func (x explainer) change(s sender, t target, dst netip.Addr, f *filter.Explanat
 		return fmt.Sprintf("AllowTo = %s in [Exit], for all peers with AllowRouting", dst)
 	case filter.ReasonRule:
 		if len(f.Inner) > 0 { // where an address leads by another spelling, no rule permits
-			return fmt.Sprintf("another rule on line %d", f.Rule.Line)
+			return "another rule at " + f.Rule.Place()
 		}
 		who := s.label
 		if s.conf == nil {
 			who = s.addr.String()
 		}
-		return fmt.Sprintf("a rule before line %d: Rule = accept from %s to %s %s", f.Rule.Line, who, dst, t.service())
+		return fmt.Sprintf("a rule before %s: Rule = accept from %s to %s %s", f.Rule.Place(), who, dst, t.service())
 	}
 	return ""
 }
@@ -182,7 +184,7 @@ func (e *Explanation) WriteText(out io.Writer) error {
 	if e.Asked == AskedNode {
 		fmt.Fprintf(w, "asked\tthe running node\n")
 	} else {
-		fmt.Fprintf(w, "asked\tthe configuration %s and this host, not a running node\n", show.Printable(e.File))
+		fmt.Fprintf(w, "asked\tthe configuration %s and this host, not a running node\n", show.Printable(cmp.Or(e.File, "of the environment")))
 	}
 	return w.Flush()
 }

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -25,7 +24,7 @@ func (n *Node) forwardServices(conf *config.Config) (list []wanted) {
 }
 
 func (n *Node) forwardService(f config.Forward) *localService {
-	where := fmt.Sprintf("%s:%d: [Forward] Listen", f.File, f.Line)
+	where := config.Position(f.File, f.Line) + ": [Forward] Listen"
 	to := hostPort(f.Host, f.Ports.String())
 	rules := egress.Rules{Exits: f.Exits}
 	d := &forwardDialer{n: n, f: f, out: n.egress.Dialer(func() egress.Rules { return rules })}
@@ -50,11 +49,13 @@ func (d *forwardDialer) target(from forward.Origin) (proxy.Target, error) {
 	port := d.f.Ports.First
 	if d.f.Ports.Len() > 1 {
 		for _, l := range d.f.Listen {
-			if r := (forward.Range{First: l.Ports.First, Last: l.Ports.Last, To: d.f.Ports.First}); l.Path == "" {
-				if p, ok := r.Target(from.Local.Port()); ok {
-					port = p
-					break
-				}
+			if a := l.Addr.Addr(); l.Path != "" || a.IsValid() && !a.IsUnspecified() && a != from.Local.Addr() {
+				continue // the same port of another address may mean another one of the target
+			}
+			r := forward.Range{First: l.Ports.First, Last: l.Ports.Last, To: d.f.Ports.First}
+			if p, ok := r.Target(from.Local.Port()); ok {
+				port = p
+				break
 			}
 		}
 	}
@@ -93,7 +94,7 @@ func (n *Node) publishServices(conf *config.Config) (list []wanted) {
 }
 
 func (n *Node) publishService(p config.Publish) *localService {
-	where := fmt.Sprintf("%s:%d: [Publish] Listen", p.File, p.Line)
+	where := config.Position(p.File, p.Line) + ": [Publish] Listen"
 	to := hostPort(p.To.Host, p.To.Ports.String())
 	if p.To.Path != "" {
 		to = "unix:" + p.To.Path

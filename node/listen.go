@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"culvert.dev/culvert/filter"
 	"culvert.dev/culvert/internal/packet"
+	"culvert.dev/culvert/netstack"
 )
 
 // Listen serves TCP on the node's mesh addresses. The address is ":80" for all of them, or one with its port; port 0 takes a free
@@ -19,7 +23,27 @@ func (n *Node) Listen(network, address string) (net.Listener, error) {
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: meshAddr(address), Err: err}
 	}
+	l, err := n.listenAll(at)
+	for tries := 1; errors.Is(err, syscall.EADDRINUSE) && at[0].Port() == 0 && tries < 8; tries++ { // another address has that port taken
+		l, err = n.listenAll(at)
+	}
+	if err != nil {
+		return nil, err
+	}
+	port := l.all[0].Addr().(*net.TCPAddr).AddrPort().Port()
+	if l.unserve, err = n.serve(kind, port); err != nil {
+		l.Close()
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: meshAddr(address), Err: err}
+	}
+	l.run()
+	return l, nil
+}
+
+// listenAll listens at all addresses, where none is given at the port that the first one gets.
+func (n *Node) listenAll(at []netip.AddrPort) (*meshListener, error) {
+	at = slices.Clone(at)
 	l := &meshListener{accepted: make(chan net.Conn), closed: make(chan struct{})}
+	l.users.Store(1)
 	for i := range at {
 		one, err := n.net.ListenTCP(at[i])
 		if err != nil {
@@ -32,12 +56,6 @@ func (n *Node) Listen(network, address string) (net.Listener, error) {
 			at[j] = netip.AddrPortFrom(at[j].Addr(), port)
 		}
 	}
-	port := l.all[0].Addr().(*net.TCPAddr).AddrPort().Port()
-	if l.unserve, err = n.serve(kind, port); err != nil {
-		l.Close()
-		return nil, &net.OpError{Op: "listen", Net: network, Addr: meshAddr(address), Err: err}
-	}
-	l.run()
 	return l, nil
 }
 
@@ -77,8 +95,9 @@ func (n *Node) listenAddresses(network, address, want string) (kind string, at [
 	if err != nil {
 		return "", nil, fmt.Errorf("%q is not a port", service)
 	}
+	wanted, _ := netip.ParseAddr(host)
 	for _, a := range n.id.addresses {
-		if (v == 0 || a.Is4() == (v == 4)) && (host == "" || host == a.String()) {
+		if (v == 0 || a.Is4() == (v == 4)) && (host == "" || wanted == a) {
 			at = append(at, netip.AddrPortFrom(a, uint16(port)))
 		}
 	}
@@ -109,24 +128,23 @@ func (n *Node) serve(kind string, port uint16) (unserve func(), err error) {
 		n.served = make(map[servedPort]int)
 	}
 	n.served[s]++
-	if err := n.applyPolicyLocked(); err != nil {
-		n.unserveLocked(s)
-		return nil, err
+	if n.served[s] == 1 {
+		if err := n.applyPolicyLocked(); err != nil {
+			delete(n.served, s)
+			return nil, err
+		}
 	}
 	return sync.OnceFunc(func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.unserveLocked(s)
+		if n.served[s]--; n.served[s] > 0 {
+			return
+		}
+		delete(n.served, s)
 		if n.ctx.Err() == nil {
-			n.applyPolicyLocked()
+			n.applyPolicyLocked() // it was compiled with the port before
 		}
 	}), nil
-}
-
-func (n *Node) unserveLocked(s servedPort) {
-	if n.served[s]--; n.served[s] <= 0 {
-		delete(n.served, s)
-	}
 }
 
 // addServed adds what the embedding program listens on to what the configuration permits.
@@ -136,14 +154,40 @@ func (n *Node) addServed(c *filter.Config) {
 	}
 }
 
-// meshListener accepts on several of the node's addresses.
+// meshListener accepts on several of the node's addresses. Its port stays open to peers until the last connection is closed too, as
+// policy cuts what it does not permit.
 type meshListener struct {
 	all      []net.Listener
 	accepted chan net.Conn
 	closed   chan struct{}
 	once     sync.Once
 	wg       sync.WaitGroup
+	users    atomic.Int64 // the listener and its connections
 	unserve  func()
+}
+
+func (l *meshListener) release() {
+	if l.users.Add(-1) == 0 && l.unserve != nil {
+		l.unserve()
+	}
+}
+
+// acceptedConn is a connection of a meshListener.
+type acceptedConn struct {
+	*netstack.Conn
+	release func() // once
+}
+
+// Close implements net.Conn.
+func (c *acceptedConn) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}
+
+// Abort closes the connection by a reset.
+func (c *acceptedConn) Abort() error {
+	defer c.release()
+	return c.Conn.Abort()
 }
 
 func (l *meshListener) run() {
@@ -153,6 +197,10 @@ func (l *meshListener) run() {
 				c, err := one.Accept()
 				if err != nil {
 					return
+				}
+				if n, ok := c.(*netstack.Conn); ok {
+					l.users.Add(1)
+					c = &acceptedConn{n, sync.OnceFunc(l.release)}
 				}
 				select {
 				case l.accepted <- c:
@@ -186,9 +234,7 @@ func (l *meshListener) Close() error {
 			one.Close()
 		}
 		l.wg.Wait()
-		if l.unserve != nil {
-			l.unserve()
-		}
+		l.release()
 	})
 	return nil
 }

@@ -316,7 +316,7 @@ func (n *Node) Reload() error {
 	n.direct.apply(conf)
 	n.conf = conf
 	n.warn(conf)
-	n.log.Info("configuration reloaded", "file", n.cfg.File, "peers", len(conf.Peers))
+	n.log.Info("configuration reloaded", "file", n.cfg.File, "variables", len(conf.Environment), "peers", len(conf.Peers))
 	return nil
 }
 

@@ -19,12 +19,18 @@ type present struct {
 	names   *meshNames
 	zone    *dns.Zone
 	domains []dns.Domain
-	beyond  *dns.Route // resolves what leaves by a peer with a default route
+	beyond  *dns.Route     // resolves what leaves by a peer with a default route
+	quotas  map[uint16]int // MaxFlows of the peers that have one
 }
 
 // setPresent makes conf the configuration that names and connections follow. Caches of resolvers that stay are kept.
 func (n *Node) setPresent(conf *config.Config) {
-	p := &present{conf: conf, names: newMeshNames(conf)}
+	p := &present{conf: conf, names: newMeshNames(conf), quotas: make(map[uint16]int)}
+	for peer, l := range n.ids.limits(conf.Peers) {
+		if l.Flows > 0 {
+			p.quotas[peer] = l.Flows
+		}
+	}
 	p.zone = p.names.zone(conf)
 	old := n.present.Load()
 	for _, d := range conf.Exit.DNS.Domains {

@@ -2,12 +2,14 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 
 	"culvert.dev/culvert/internal/config"
 	"culvert.dev/culvert/internal/forward"
@@ -42,7 +44,7 @@ func proxyKind(p config.Proxy) string {
 }
 
 func (n *Node) proxyService(p config.Proxy) (*localService, error) {
-	kind, where := proxyKind(p), fmt.Sprintf("%s:%d", p.File, p.Line)
+	kind, where := proxyKind(p), config.Position(p.File, p.Line)
 	rules := egress.Rules{Exits: p.Exits, Routes: p.Routes}
 	cfg := proxy.Config{
 		Name: kind, SOCKS: p.SOCKS, HTTP: p.HTTP, UDP: p.UDP, AllowFrom: p.AllowFrom, Logger: n.log,
@@ -86,14 +88,25 @@ func listenHost(network, address string) (io.Closer, error) {
 	case network == "unix":
 		return forward.ListenHost(ctx, network, address, socketMode)
 	case strings.HasPrefix(network, "udp"):
-		return new(net.ListenConfig).ListenPacket(ctx, network, address)
+		c, err := new(net.ListenConfig).ListenPacket(ctx, network, address)
+		return c, privileged(err)
 	}
-	return new(net.ListenConfig).Listen(ctx, network, address)
+	l, err := new(net.ListenConfig).Listen(ctx, network, address)
+	return l, privileged(err)
+}
+
+// privileged says what to do about a port that only root may open.
+func privileged(err error) error {
+	if errors.Is(err, syscall.EACCES) {
+		return fmt.Errorf("%w: ports below the sysctl net.ipv4.ip_unprivileged_port_start (1024) need privilege: take another", err)
+	}
+	return err
 }
 
 // exitProxyServices are the node's SOCKS5 at each of its mesh addresses, for peers with AllowRouting.
 func (n *Node) exitProxyServices(conf *config.Config) (list []wanted) {
-	if !conf.Exit.SOCKS5 {
+	routing := func(p config.Peer) bool { return p.Allow.Routing }
+	if !conf.Exit.SOCKS5 || !slices.ContainsFunc(conf.Peers, routing) {
 		return nil
 	}
 	for _, a := range n.id.addresses {
@@ -108,7 +121,7 @@ func (n *Node) exitProxyService(a netip.Addr) (*localService, error) {
 	at := netip.AddrPortFrom(a, exitProxyPort)
 	pc, err := n.net.ListenPacket(at)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("SOCKS5 for peers ([Exit] SOCKS5 = no ends it): %w", err)
 	}
 	server, err := proxy.New(proxy.Config{
 		Name: "exit SOCKS5", SOCKS: true, UDP: true, PacketConn: pc, Dialer: n.exits, Logger: n.log,
@@ -126,5 +139,6 @@ func (n *Node) exitProxyService(a netip.Addr) (*localService, error) {
 		handle: server.ServeConn,
 		close:  func() { server.Close() },
 		stats:  func() ServiceStatus { return proxyStatus(server.Stats()) },
+		holds:  []string{"mesh udp " + at.String()},
 	}, nil
 }

@@ -20,7 +20,7 @@ func RelayServers(list []config.Relay) ([]relay.Server, error) {
 			return nil, fmt.Errorf("--relay: %w", err)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", r.File, r.Line, err)
+			return nil, fmt.Errorf("%s: %w", config.Position(r.File, r.Line), err)
 		}
 		servers = append(servers, s)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,6 +28,7 @@ type localService struct {
 	packets packetServer                          // of datagram sockets; nil without any
 	close   func()
 	stats   func() ServiceStatus // what the service itself counts
+	holds   []string             // keys of sockets that it has opened by itself
 }
 
 // wanted is a service that the configuration asks for. It is built only if the one in force is not the same already: a reload leaves
@@ -50,6 +52,7 @@ type socket struct {
 	listen   func() (io.Closer, error) // a net.Listener or a net.PacketConn
 	max      int                       // connections at once; 0: the default
 	optional bool                      // an address that this host need not have
+	err      error                     // why it is not open
 }
 
 // slot is an open socket. Which service gets its connections may change; the socket stays.
@@ -58,6 +61,7 @@ type slot struct {
 	service atomic.Pointer[localService]
 	server  *stream.Server // of a stream socket
 	packets packetServer   // of a datagram socket
+	served  chan struct{}  // closed once nothing is accepted any more
 }
 
 // services are those in force. Node.mu guards them.
@@ -66,9 +70,16 @@ type services struct {
 	list  []*localService
 	slots map[string]*slot
 	wg    sync.WaitGroup
+
+	ctx    context.Context // of connections whose server accepts no more, as another has its address
+	cancel context.CancelFunc
 }
 
-func newServices(n *Node) *services { return &services{n: n, slots: make(map[string]*slot)} }
+func newServices(n *Node) *services {
+	s := &services{n: n, slots: make(map[string]*slot)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
 
 // wantedServices are those that a configuration asks for.
 func (n *Node) wantedServices(conf *config.Config) []wanted {
@@ -77,38 +88,55 @@ func (n *Node) wantedServices(conf *config.Config) []wanted {
 
 // plan is a set of services that may come into force.
 type plan struct {
-	s      *services
-	list   []*localService
-	opened map[string]io.Closer
-	fresh  []*localService // not in force yet
+	s       *services
+	list    []*localService
+	claimed map[string]string // keys of sockets, and where they are asked for
+	opened  map[string]io.Closer
+	late    []socket        // those that only sockets which go stand in the way of
+	fresh   []*localService // not in force yet
 }
 
 // prepare opens the sockets that are wanted and not open yet. The caller either commits, or rolls back: then all is as before.
 func (s *services) prepare(list []wanted) (commit, rollback func(), err error) {
-	p := &plan{s: s, opened: make(map[string]io.Closer)}
+	if s.n.stopping.Load() {
+		return nil, nil, errors.New("the node is stopping")
+	}
+	p := &plan{s: s, claimed: make(map[string]string), opened: make(map[string]io.Closer)}
 	for _, w := range list {
-		if err := p.add(w); err != nil {
-			p.rollback()
-			return nil, nil, err
+		if err = p.add(w); err != nil {
+			break
 		}
+	}
+	if err == nil {
+		err = p.checkLate()
+	}
+	if err != nil {
+		p.rollback()
+		return nil, nil, err
 	}
 	return p.commit, p.rollback, nil
 }
 
 // add finds the service or builds it, and opens the sockets that it lacks.
 func (p *plan) add(w wanted) error {
-	if same := p.s.find(w); same != nil {
-		p.list = append(p.list, same)
-		return nil
+	svc := p.s.find(w)
+	if svc == nil {
+		var err error
+		if svc, err = w.build(); err != nil {
+			return err
+		}
+		svc.kind, svc.conf = w.kind, w.conf
+		p.fresh = append(p.fresh, svc)
 	}
-	svc, err := w.build()
-	if err != nil {
-		return err
-	}
-	svc.kind, svc.conf = w.kind, w.conf
-	p.fresh = append(p.fresh, svc)
 	p.list = append(p.list, svc)
+	for _, key := range svc.holds {
+		p.claimed[key] = svc.kind
+	}
 	for _, k := range svc.sockets {
+		if other, ok := p.claimed[k.key]; ok {
+			return fmt.Errorf("%s: %s is taken already, by %s", k.where, k.key, other)
+		}
+		p.claimed[k.key] = k.where
 		if p.s.slots[k.key] != nil {
 			continue
 		}
@@ -117,11 +145,47 @@ func (p *plan) add(w wanted) error {
 		case err == nil:
 			p.opened[k.key] = c
 		case k.optional && errors.Is(err, syscall.EADDRNOTAVAIL):
+		case errors.Is(err, syscall.EADDRINUSE):
+			k.err = err
+			p.late = append(p.late, k)
 		default:
 			return fmt.Errorf("%s: %w", k.where, err)
 		}
 	}
 	return nil
+}
+
+// checkLate returns the error of the first socket that something else than what goes is in the way of.
+func (p *plan) checkLate() error {
+	var going []string
+	for key := range p.s.slots {
+		going = append(going, key)
+	}
+	going = slices.DeleteFunc(going, func(key string) bool { return p.claimed[key] != "" }) // those change hands
+	for _, svc := range p.s.list {
+		if !slices.Contains(p.list, svc) {
+			going = append(going, svc.holds...)
+		}
+	}
+	for _, k := range p.late {
+		if !slices.ContainsFunc(going, func(key string) bool { return samePort(k.key, key) }) {
+			return fmt.Errorf("%s: %w", k.where, k.err)
+		}
+	}
+	return nil
+}
+
+// samePort reports whether two sockets may be in each other's way, because one has the address of the other, or every address.
+func samePort(a, b string) bool {
+	if a == b {
+		return true
+	}
+	network := func(key string) string {
+		n, _, _ := strings.Cut(key, " ")
+		return strings.TrimRight(n, "46")
+	}
+	port := func(key string) string { return key[strings.LastIndex(key, ":")+1:] }
+	return network(a) == network(b) && (network(a) == "tcp" || network(a) == "udp") && port(a) == port(b)
 }
 
 // find returns the service in force that w describes.
@@ -145,22 +209,29 @@ func (p *plan) rollback() {
 func (p *plan) commit() {
 	s := p.s
 	old := s.slots
-	s.slots = make(map[string]*slot)
-	for _, svc := range p.list {
-		for _, k := range svc.sockets {
-			if sl := s.place(svc, k, old[k.key], p.opened[k.key]); sl != nil {
-				s.slots[k.key] = sl
-			}
-		}
-	}
-	for key, sl := range old {
-		if s.slots[key] == nil {
+	for key, sl := range old { // first: they may be in the way of those to come
+		if p.claimed[key] == "" {
 			sl.close()
 		}
 	}
 	for _, o := range s.list {
 		if !slices.Contains(p.list, o) {
 			o.close()
+		}
+	}
+	for _, k := range p.late {
+		if c, err := k.listen(); err == nil {
+			p.opened[k.key] = c
+		} else {
+			s.n.log.Error("a socket could not be opened; the next reload tries again", "at", k.where, "err", err)
+		}
+	}
+	s.slots = make(map[string]*slot)
+	for _, svc := range p.list {
+		for _, k := range svc.sockets {
+			if sl := s.place(svc, k, old[k.key], p.opened[k.key]); sl != nil {
+				s.slots[k.key] = sl
+			}
 		}
 	}
 	s.list = p.list
@@ -170,21 +241,20 @@ func (p *plan) commit() {
 func (s *services) place(svc *localService, k socket, had *slot, opened io.Closer) *slot {
 	if had != nil && (had.service.Load() == svc || had.server != nil && had.max == k.max) {
 		had.service.Store(svc)
-		had.where = k.where
 		return had
 	}
 	if had == nil && opened == nil {
 		return nil
 	}
 	if had != nil { // datagrams belong to sessions of the old service, and a bound is the server's for good
-		had.close()
+		s.retire(had)
 		var err error
 		if opened, err = k.listen(); err != nil {
-			s.n.log.Error("a socket could not be opened again", "at", k.where, "err", err)
+			s.n.log.Error("a socket could not be opened again; the next reload tries again", "at", k.where, "err", err)
 			return nil
 		}
 	}
-	sl := &slot{socket: k}
+	sl := &slot{socket: k, served: make(chan struct{})}
 	sl.service.Store(svc)
 	switch c := opened.(type) {
 	case net.Listener:
@@ -200,12 +270,24 @@ func (s *services) place(svc *localService, k socket, had *slot, opened io.Close
 	return sl
 }
 
+// retire closes a socket whose address another takes. Its connections go on.
+func (s *services) retire(sl *slot) {
+	if sl.server == nil {
+		sl.close()
+		return
+	}
+	s.wg.Go(func() { sl.server.Shutdown(s.ctx) })
+	<-sl.served
+}
+
 func (s *services) ended(sl *slot, err error) {
+	close(sl.served)
 	if err != nil {
 		s.n.log.Error("a socket has failed", "at", sl.where, "err", err)
 	}
 }
 
+// close ends what the socket carries. When it returns the address is free.
 func (sl *slot) close() {
 	if sl.server != nil {
 		sl.server.Close()
@@ -213,6 +295,7 @@ func (sl *slot) close() {
 	if sl.packets != nil {
 		sl.packets.Close()
 	}
+	<-sl.served
 }
 
 // drain stops accepting and waits until ctx ends for connections to finish.
@@ -226,6 +309,9 @@ func (s *services) drain(ctx context.Context) {
 	}
 	s.n.mu.Unlock()
 	wg.Wait()
+	if s.n.egress != nil {
+		s.n.egress.Close() // what it has opened ahead is nobody's connection to wait for
+	}
 }
 
 // closeAll ends all services, side by side.
@@ -234,6 +320,7 @@ func (s *services) closeAll() {
 	slots, list := s.slots, s.list
 	s.slots, s.list = nil, nil
 	s.n.mu.Unlock()
+	s.cancel()
 	var wg sync.WaitGroup
 	for _, sl := range slots {
 		wg.Go(sl.close)

@@ -111,13 +111,13 @@ func (s Status) writeServices(t io.Writer, now time.Time) {
 	if len(s.Services) == 0 {
 		return
 	}
-	fmt.Fprintln(t, "\nSERVICE\tAT\tTO\tACTIVE\tTOTAL\tFAILED\tSENT\tRECEIVED")
+	fmt.Fprintln(t, "\nSERVICE\tAT\tTO\tACTIVE\tTOTAL\tFAILED\tDENIED\tSENT\tRECEIVED")
 	for _, v := range s.Services {
 		to := v.To
 		if to == "" {
 			to = "-"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", v.Kind, strings.Join(v.Listen, " "), strings.TrimPrefix(to, "to "), v.Active, v.Total, v.Failed,
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", v.Kind, strings.Join(v.Listen, " "), strings.TrimPrefix(to, "to "), v.Active, v.Total, v.Failed, v.Denied,
 			show.Bytes(v.SentBytes), show.Bytes(v.RcvdBytes))
 		if v.LastError != "" {
 			fmt.Fprintf(t, "  %s ago: %s\n", show.Span(now.Sub(v.LastErrorAt.Time)), v.LastError)

@@ -85,7 +85,7 @@ func runUp(c *cli.Context) error {
 		return err
 	}
 	defer n.Close()
-	log.Info("node is up", "name", cfg.Interface.Name, "port", n.ListenPort(), "public_key", n.PublicKey(), "socket", socket)
+	log.Info("node is up", "name", cfg.Interface.Name, "port", n.ListenPort(), "public_key", n.PublicKey(), "socket", socket, "file", at.file, "variables", len(cfg.Environment))
 	for {
 		select {
 		case <-hangup:

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -22,6 +23,21 @@ func addDNSRoute(_ *loader, t *Exit, v value) error {
 	}
 	t.DNS.Domains = append(t.DNS.Domains, d)
 	return nil
+}
+
+// checkResolvers refuses to ask this node itself: its questions would go round in a circle.
+func (l *loader) checkResolvers() {
+	own := func(list []netip.AddrPort, key string) {
+		for _, server := range list {
+			if slices.ContainsFunc(l.cfg.Interface.Addresses, func(p netip.Prefix) bool { return p.Addr() == server.Addr() }) {
+				l.faultAt(l.cfg.File, l.exitKeys[key], "%s: %s is this node's own address, and it would ask itself", key, server.Addr())
+			}
+		}
+	}
+	own(l.cfg.Exit.DNS.Servers, "DNS")
+	for _, d := range l.cfg.Exit.DNS.Domains {
+		own(d.Servers, "DNSRoute")
+	}
 }
 
 // parseDNSRoute reads DOMAIN to SERVER[:PORT], ….

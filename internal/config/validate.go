@@ -16,6 +16,7 @@ func (l *loader) finish() (*Config, error) {
 	l.checkNames()
 	l.checkAllowedIPs()
 	l.checkAllow()
+	l.checkResolvers()
 	l.checkUpstream()
 	l.checkRelays()
 	l.checkSTUN()

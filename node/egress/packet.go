@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type association struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	in     chan *datagram // received, for ReadFrom
+	before deadline       // of ReadFrom
 
 	mu        sync.Mutex // guards the following
 	routes    map[proxy.Target]*route
@@ -86,6 +88,8 @@ func (a *association) ReadFrom(b []byte) (int, proxy.Target, error) {
 	select {
 	case <-a.ctx.Done():
 		return 0, proxy.Target{}, net.ErrClosed
+	case <-a.before.passed():
+		return 0, proxy.Target{}, os.ErrDeadlineExceeded
 	case d := <-a.in:
 		n, from := copy(b, d.b), d.from
 		a.e.buffers.Put(d)
@@ -93,10 +97,17 @@ func (a *association) ReadFrom(b []byte) (int, proxy.Target, error) {
 	}
 }
 
+// SetReadDeadline ends a ReadFrom that waits as it passes; the zero time is none. Writing never waits.
+func (a *association) SetReadDeadline(t time.Time) error {
+	a.before.set(t)
+	return nil
+}
+
 // Close implements proxy.PacketConn. It returns once all legs are closed.
 func (a *association) Close() error {
 	a.mu.Lock()
 	a.cancel()
+	a.before.set(time.Time{})
 	legs := a.legs
 	a.legs = map[legKey]*leg{}
 	a.mu.Unlock()
@@ -150,7 +161,7 @@ func (a *association) openLocked(d Decision, k legKey) (*leg, error) {
 	if k.way == Peer || k.way == Direct {
 		end, err := open(a.ctx)
 		if err != nil {
-			a.failed[k] = failure{err, time.Now()}
+			a.failedLocked(k, err)
 			return nil, err
 		}
 		l.opened(end)
@@ -158,6 +169,14 @@ func (a *association) openLocked(d Decision, k legKey) (*leg, error) {
 	a.legs[k] = l
 	a.wg.Go(func() { a.run(k, l, open) })
 	return l, nil
+}
+
+// failedLocked remembers a failure, and no more of them than there may be legs: ports of this node are as many ways.
+func (a *association) failedLocked(k legKey, err error) {
+	if len(a.failed) >= maxLegs {
+		clear(a.failed)
+	}
+	a.failed[k] = failure{err, time.Now()}
 }
 
 // run opens a leg, unless it is, and receives by it. When it is over the next datagram opens another.
@@ -171,7 +190,7 @@ func (a *association) run(k legKey, l *leg, open opener) {
 		delete(a.legs, k)
 	}
 	if l.end == nil { // never open
-		a.failed[k] = failure{err, time.Now()}
+		a.failedLocked(k, err)
 	}
 	a.mu.Unlock()
 	l.over(err)
