@@ -75,8 +75,15 @@ func (e *connEvents) NotifyEvent(mask waiter.EventMask) {
 	}
 	if ended {
 		c.own.leave()
+		if c.state() == tcp.StateError {
+			c.in.other.expireAt(time.Now().Add(lastWords))
+		}
 	}
 }
+
+// lastWords is how long the other side of a splice may take for what was received before a reset. A program that has stopped reading
+// would hold both connections otherwise: nobody looks at this one while it is written to.
+const lastWords = 30 * time.Second
 
 func (c *Conn) state() tcp.EndpointState { return tcp.EndpointState(c.ep.State()) }
 
@@ -274,6 +281,8 @@ func (c *Conn) broken(terr tcpip.Error) error {
 		return err
 	}
 	switch terr.(type) {
+	case *tcpip.ErrAborted: // a reset behind a FIN
+		return syscall.EPIPE
 	case *tcpip.ErrClosedForSend:
 		if c.state() != tcp.StateError {
 			return syscall.EPIPE

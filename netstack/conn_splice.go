@@ -46,28 +46,47 @@ func (s *spliced) interrupt() {
 	}
 }
 
+// expireAt ends calls of the other side that wait then.
+func (s *spliced) expireAt(t time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.expire != nil && !s.over {
+		s.expire(t)
+	}
+}
+
 // SpliceTo copies to dst what the connection receives, until its FIN, for which the error is nil; dst stays open. moved grows by the
 // bytes that dst has taken.
 //
 // A dst with a descriptor of the kernel, which its SyscallConn gives, gets the data straight from where it was received. For any
 // other it passes through a buffer, which is held only while there is something to pass on. The copying ends with an error when a
 // deadline of this side passes while it waits for this side, one of dst's while it waits for dst, and when either is closed: Close,
-// Abort and the end of the flow interrupt dst by a write deadline in the past.
+// Abort and the end of the flow interrupt dst by a write deadline in the past, and a reset from the far end leaves it half a minute.
 func (c *Conn) SpliceTo(dst net.Conn, moved *atomic.Int64) error {
 	c.in.busy.Lock()
 	defer c.in.busy.Unlock()
+	s, err := c.startSpliceTo(dst)
+	if err == nil && s != nil {
+		err = c.toStream(s, moved)
+		c.n.running.leave()
+	} else if err == nil {
+		err = c.toWriter(dst, moved)
+	}
+	c.in.other.end()
+	return err
+}
+
+// startSpliceTo is apart, as a connection spends its life in what follows, and its stack should not hold more than needed. A stream is
+// lent memory, for the end of which Close waits.
+func (c *Conn) startSpliceTo(dst net.Conn) (*hostsock.Stream, error) {
 	if !c.in.other.begin(dst.SetWriteDeadline) {
-		return c.failed("read", c.stopped(&c.in))
+		return nil, c.failed("read", c.stopped(&c.in))
 	}
-	defer c.in.other.end()
-	if s := streamOf(dst); s != nil {
-		if !c.n.running.enter() { // Close waits for the end of the loan
-			return c.failed("read", net.ErrClosed)
-		}
-		defer c.n.running.leave()
-		return c.toStream(s, moved)
+	s := streamOf(dst)
+	if s != nil && !c.n.running.enter() {
+		return nil, c.failed("read", net.ErrClosed)
 	}
-	return c.toWriter(dst, moved)
+	return s, nil
 }
 
 // maxCached is how much goes to a local program at once: it is read while it is still in the processor's cache, and the next is received

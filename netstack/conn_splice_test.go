@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
 // hidden is a connection without a descriptor.
@@ -182,5 +184,54 @@ func TestSpliceWithTLS(t *testing.T) {
 	client.SetDeadline(time.Now().Add(testPatience))
 	if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, want) {
 		t.Error("the echo through TLS differs:", err)
+	}
+}
+
+// stuckConn takes nothing until its write deadline is set.
+type stuckConn struct {
+	net.Conn
+	writing  chan struct{}
+	deadline chan time.Time
+}
+
+func (c *stuckConn) Write([]byte) (int, error) {
+	close(c.writing)
+	c.deadline <- <-c.deadline
+	return 0, os.ErrDeadlineExceeded
+}
+
+func (c *stuckConn) SetWriteDeadline(t time.Time) error {
+	c.deadline <- t
+	return nil
+}
+
+// Nobody reads from a connection while what it sent cannot be written; its reset must be noticed all the same.
+func TestResetWhileTheOtherSideIsStuck(t *testing.T) {
+	p := newPair(t)
+	near, far := p.connect(t, p.listen(t, ap(peerV4, servedPort)))
+	stuck := &stuckConn{writing: make(chan struct{}), deadline: make(chan time.Time, 1)}
+	done := make(chan error, 1)
+	go func() {
+		var moved atomic.Int64
+		done <- near.SpliceTo(stuck, &moved)
+	}()
+	far.Write([]byte("x"))
+	<-stuck.writing
+	far.Abort()
+	if err := <-done; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(err)
+	}
+	if left := time.Until(<-stuck.deadline); left < lastWords/2 || left > lastWords {
+		t.Errorf("it had %v left", left)
+	}
+}
+
+func TestClosedConnectionGivesUp(t *testing.T) {
+	p := newPair(t)
+	near, _ := p.connect(t, p.listen(t, ap(peerV4, servedPort)))
+	near.Close()
+	var got tcpip.TCPUserTimeoutOption
+	if terr := near.ep.GetSockOpt(&got); terr != nil || got != orphanTimeout {
+		t.Error(time.Duration(got), terr)
 	}
 }

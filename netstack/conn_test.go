@@ -252,3 +252,20 @@ func TestManyConnectionsLeaveNothingBehind(t *testing.T) {
 	}
 	waitFor(t, "the flows to leave the table with TIME_WAIT", func() bool { return p.near.table.Len() == 0 })
 }
+
+func TestResetBehindAFINIsEPIPEForWriters(t *testing.T) {
+	p := newPair(t)
+	near, far := p.connect(t, p.listen(t, ap(peerV4, servedPort)))
+	far.CloseWrite()
+	if _, err := near.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatal(err)
+	}
+	far.Abort()
+	waitFor(t, "the reset", func() bool { return p.near.table.Len() == 0 })
+	if _, err := near.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("write: %v", err)
+	}
+	if _, err := near.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("read: %v", err)
+	}
+}

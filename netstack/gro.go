@@ -106,28 +106,46 @@ func (t *tcpGroups) flush() {
 // deliver copies a group out of WireGuard's buffers and gives it to gVisor as one packet. Its TCP checksum is not
 // updated: every segment has been verified, and the link tells gVisor so.
 func (n *Net) deliver(g *tcpGroup) {
-	v := buffer.NewView(g.size)
-	v.Write(g.first)
-	for _, part := range g.rest {
-		v.Write(part)
+	head, body := g.first, []byte(nil)
+	if g.key.Proto == packet.ProtoTCP && (len(g.rest) > 0 || g.size-g.hlen >= apart) {
+		head, body = g.first[:g.hlen], g.first[g.hlen:]
 	}
-	if b := v.AsSlice(); len(g.rest) > 0 {
-		if g.psh {
-			b[g.l4+13] |= packet.TCPPsh
+	v := buffer.NewView(len(head))
+	v.Write(head)
+	buf := buffer.MakeWithView(v)
+	if body != nil {
+		data := buffer.NewView(g.size - g.hlen)
+		data.Write(body)
+		for _, part := range g.rest {
+			data.Write(part)
 		}
-		if g.key.V == 4 {
-			binary.BigEndian.PutUint16(b[2:], uint16(g.size))
-			b[10], b[11] = 0, 0
-			binary.BigEndian.PutUint16(b[10:], ^packet.Sum(b[:g.l4], 0))
-		} else {
-			binary.BigEndian.PutUint16(b[4:], uint16(g.size-header.IPv6MinimumSize))
-		}
+		buf.Append(data)
+	}
+	if len(g.rest) > 0 {
+		g.finish(v.AsSlice())
 	}
 	proto := tcpip.NetworkProtocolNumber(header.IPv4ProtocolNumber)
 	if g.key.V == 6 {
 		proto = header.IPv6ProtocolNumber
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buf})
 	n.link.dispatcher.DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
+}
+
+// apart is from how many bytes on a segment's data has a buffer of its own: gVisor clones the one that the headers are in.
+const apart = 512
+
+// finish makes the headers of the first segment those of the run.
+func (g *tcpGroup) finish(b []byte) {
+	if g.psh {
+		b[g.l4+13] |= packet.TCPPsh
+	}
+	if g.key.V == 4 {
+		binary.BigEndian.PutUint16(b[2:], uint16(g.size))
+		b[10], b[11] = 0, 0
+		binary.BigEndian.PutUint16(b[10:], ^packet.Sum(b[:g.l4], 0))
+	} else {
+		binary.BigEndian.PutUint16(b[4:], uint16(g.size-header.IPv6MinimumSize))
+	}
 }

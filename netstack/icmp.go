@@ -32,10 +32,14 @@ func (n *Net) errorFromPeer(b *batch, p *packet.Packet) {
 					return
 				}
 			case *ownTCP:
-				n.ownError(b, p, o)
+				if !advice(p) {
+					n.ownError(b, p, o)
+				}
 				return
 			case *ownUDP:
-				o.unreachable(p)
+				if !advice(p) {
+					o.unreachable(p)
+				}
 				return
 			case transit:
 				if p.Dst == k.Dst && !n.spent(b, p) {
@@ -46,6 +50,12 @@ func (n *Net) errorFromPeer(b *batch, p *packet.Packet) {
 		}
 	}
 	n.counters.drop(dropICMPError)
+}
+
+// advice reports whether an ICMP error says nothing about whether the packet arrives: source quench, which RFC 6633 has hosts ignore,
+// and redirects, which a tunnel has no use for.
+func advice(p *packet.Packet) bool {
+	return p.V == 4 && (p.ICMPType == icmp4Quench || p.ICMPType == icmp4Redirect)
 }
 
 // ownError tells a connection of this node's of an ICMP error.

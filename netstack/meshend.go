@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -50,9 +51,14 @@ func (m *meshEnd) end(how ending) {
 	}
 }
 
+// orphanTimeout is how long a closed connection tries to get rid of what was written before. A far end that keeps its window shut, and
+// says so whenever it is asked, would hold it for ever.
+const orphanTimeout = tcpip.TCPUserTimeoutOption(2 * time.Minute)
+
 func (m *meshEnd) endNow(how ending) {
 	switch how {
 	case endClose:
+		m.ep.SetSockOpt(new(orphanTimeout))
 		m.ep.Close()
 	case endAbort:
 		m.ep.Abort()

@@ -43,8 +43,13 @@ type PacketConn struct {
 
 var _ net.PacketConn = (*PacketConn)(nil)
 
-// receiveBuffer is how many bytes wait for a reader, as datagrams with some overhead.
-const receiveBuffer = 512 << 10
+// How many bytes wait for a reader, with the memory around them: some 500 datagrams of any ordinary size. Once all sockets together hold
+// receiveTotal, each is left with a handful of datagrams.
+const (
+	receiveBuffer = 1 << 20
+	receiveTotal  = 64 << 20
+	receiveLeast  = 16 << 10
+)
 
 // ownUDP carries a flow that a PacketConn has opened.
 type ownUDP struct {
@@ -60,6 +65,8 @@ type udpEnd struct {
 
 // udpSockets are the PacketConns that are open.
 type udpSockets struct {
+	held atomic.Int64 // what all their queues cost
+
 	mu  sync.RWMutex // guards the following
 	all map[udpEnd]*PacketConn
 }
@@ -166,12 +173,13 @@ func (c *PacketConn) Close() error {
 	}
 	flows := c.opened
 	c.opened = nil
+	c.n.udp.held.Add(-int64(c.queue.bytes))
 	c.queue.clear()
 	c.mu.Unlock()
-	c.n.udp.remove(c)
-	for f := range flows {
+	for f := range flows { // before the port is another's, who would find them
 		c.n.table.Remove(f)
 	}
+	c.n.udp.remove(c)
 	c.in.deadline.set(time.Time{})
 	c.writeBefore.set(time.Time{})
 	c.in.wake()

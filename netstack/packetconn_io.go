@@ -17,8 +17,11 @@ type datagram struct {
 	raw  *rawPacket // the payload alone
 }
 
-// overhead is what a datagram costs beside its bytes.
+// overhead is what a datagram costs beside its buffer.
 const overhead = 64
+
+// cost is the memory that a datagram holds: small ones have a whole buffer all the same.
+func (d *datagram) cost() int { return cap(d.raw.b) + overhead }
 
 // datagrams is a queue in a slice that is used round and round.
 type datagrams struct {
@@ -37,7 +40,7 @@ func (q *datagrams) push(d datagram) {
 	}
 	q.ring[(q.head+q.n)%len(q.ring)] = d
 	q.n++
-	q.bytes += len(d.raw.b) + overhead
+	q.bytes += d.cost()
 }
 
 func (q *datagrams) pop() (d datagram, ok bool) {
@@ -48,7 +51,7 @@ func (q *datagrams) pop() (d datagram, ok bool) {
 	q.ring[q.head] = datagram{}
 	q.head = (q.head + 1) % len(q.ring)
 	q.n--
-	q.bytes -= len(d.raw.b) + overhead
+	q.bytes -= d.cost()
 	return d, true
 }
 
@@ -75,16 +78,27 @@ func (c *PacketConn) receive(p *packet.Packet) {
 	data := p.Buf[p.Data:]
 	raw := newRaw(len(data))
 	raw.b = append(raw.b, data...)
+	d := datagram{from: p.SrcAddrPort(), raw: raw}
 	c.mu.Lock()
-	if c.closed.Load() || c.queue.n > 0 && c.queue.bytes+len(data)+overhead > receiveBuffer {
+	if c.closed.Load() || c.fullFor(d.cost()) {
 		c.mu.Unlock()
 		c.n.counters.drop(dropReceiveFull)
 		raw.release()
 		return
 	}
-	c.queue.push(datagram{from: p.SrcAddrPort(), raw: raw})
+	c.queue.push(d)
+	c.n.udp.held.Add(int64(d.cost()))
 	c.mu.Unlock()
 	c.in.wake()
+}
+
+// fullFor reports whether there is no room for a datagram of that cost. One of any size has room in an empty queue.
+func (c *PacketConn) fullFor(cost int) bool {
+	most := receiveBuffer
+	if c.n.udp.held.Load() >= receiveTotal {
+		most = receiveLeast
+	}
+	return c.queue.n > 0 && c.queue.bytes+cost > most
 }
 
 // ReadFrom implements net.PacketConn; the address is a *net.UDPAddr.
@@ -109,6 +123,7 @@ func (c *PacketConn) ReadFromAddrPort(b []byte) (n int, from netip.AddrPort, err
 		d, ok := c.queue.pop()
 		c.mu.Unlock()
 		if ok {
+			c.n.udp.held.Add(-int64(d.cost()))
 			n = copy(b, d.raw.b)
 			d.raw.release()
 			return n, d.from, nil

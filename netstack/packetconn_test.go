@@ -230,3 +230,42 @@ func TestPacketConnOfAClosedNet(t *testing.T) {
 		t.Errorf("DialTCP: %v", err)
 	}
 }
+
+func TestManySlowReadersOfDatagrams(t *testing.T) {
+	n := newTestNet(t, testPolicy(t, nil))
+	w := newWire(n)
+	var all []*PacketConn
+	for range 100 {
+		c := packetConn(t, n, ap(nodeV4, 0))
+		all = append(all, c)
+		if _, err := c.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(ap(peerV4, 7))); err != nil {
+			t.Fatal(err)
+		}
+		pkts := make([][]byte, 600)
+		for i := range pkts {
+			pkts[i] = udpPacket(ap(peerV4, 7), c.local, 64, []byte("x"))
+		}
+		w.send(pkts...)
+	}
+	memory := int64(0)
+	for _, c := range all {
+		if c.queue.n == 0 {
+			t.Fatal("a socket got nothing")
+		}
+		memory += int64(c.queue.n * rawSize)
+	}
+	if held := n.udp.held.Load(); held < memory || held > receiveTotal+receiveBuffer+100*receiveLeast {
+		t.Errorf("%d bytes are counted, %d are held at least", held, memory)
+	}
+	for i, c := range all {
+		if i%2 == 0 {
+			for c.queue.n > 0 {
+				c.ReadFromAddrPort(make([]byte, 1))
+			}
+		}
+		c.Close()
+	}
+	if held := n.udp.held.Load(); held != 0 {
+		t.Errorf("%d bytes are still counted", held)
+	}
+}
