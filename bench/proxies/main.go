@@ -79,7 +79,7 @@ func main() {
 }
 
 func parseOptions() (o options, jsonFile string) {
-	o = options{Settle: 2 * time.Second, Streams: counts{1, 4}, Idle: counts{1000, 10000}}
+	o = options{Settle: 10 * time.Second, Streams: counts{1, 4}, Idle: counts{1000, 10000}}
 	flag.IntVar(&o.Rounds, "rounds", 5, "measure each case `N` times")
 	flag.DurationVar(&o.Length, "length", 5*time.Second, "measure for this `time` each")
 	flag.DurationVar(&o.Warmup, "warmup", time.Second, "let streams run for this `time` before")
