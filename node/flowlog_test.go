@@ -275,12 +275,7 @@ func TestDenialsAreLimited(t *testing.T) {
 }
 
 func freeTCP(t *testing.T) netip.AddrPort {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(freePort(t)))
 }
 
 func fetch(addr netip.AddrPort, path string) (int, []byte, error) {

@@ -15,17 +15,18 @@ import (
 	"culvert.dev/culvert/filter"
 	"culvert.dev/culvert/internal/control"
 	"culvert.dev/culvert/internal/packet"
+	"culvert.dev/culvert/internal/testnet"
 	"culvert.dev/culvert/internal/wgkey"
 )
 
-// freePort is a UDP port of loopback that nobody uses at the moment.
+// freePort is a port that nobody else uses.
 func freePort(t *testing.T) int {
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	t.Helper()
+	port := testnet.FreePort()
+	if port == 0 {
+		t.Fatal("no port is free")
 	}
-	defer c.Close()
-	return c.LocalAddr().(*net.UDPAddr).Port
+	return port
 }
 
 type side struct {

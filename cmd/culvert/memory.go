@@ -18,6 +18,7 @@ func thrift(ctx context.Context) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	heedLimit(limitFiles)
 	go giveBack(ctx)
 }
 

@@ -16,12 +16,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"culvert.dev/culvert/internal/config"
+	"culvert.dev/culvert/internal/testnet"
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/traversal/relay"
 	"culvert.dev/culvert/traversal/relay/derp"
@@ -411,13 +413,7 @@ func TestASuccessorStartsBesideADrainingRelay(t *testing.T) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	return strconv.Itoa(testnet.FreePort())
 }
 
 func TestDrainEndsAtOnceWhenTold(t *testing.T) {

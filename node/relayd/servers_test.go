@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
 	"culvert.dev/culvert/internal/config"
+	"culvert.dev/culvert/internal/testnet"
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/traversal/stun"
 	"culvert.dev/culvert/traversal/wgstun"
@@ -159,13 +161,7 @@ func TestWGSTUNAnswersStockClients(t *testing.T) {
 
 func freeUDPPort(t *testing.T) string {
 	t.Helper()
-	l, err := net.ListenPacket("udp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.LocalAddr().String())
-	return port
+	return strconv.Itoa(testnet.FreePort())
 }
 
 // peerList is a tunnel that only knows its peers.
