@@ -269,6 +269,7 @@ func TestReusedPortOfAServiceOfTheNode(t *testing.T) {
 	defer l.Close()
 	w.send(tcpPacket(from, to, packet.TCPSyn, 1, 0))
 	first := only(t, n, &FlowFilter{})
+	waitFor(t, "the handshake to begin", func() bool { return len(n.stack.RegisteredEndpoints()) == 2 }) // a listener ignores resets
 	w.send(tcpPacket(from, to, packet.TCPRst, 2, 0))
 	if f := only(t, n, &FlowFilter{}); f.TCP != nat.TCPClose {
 		t.Fatalf("after a reset: %v", f.TCP)
