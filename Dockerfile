@@ -12,13 +12,13 @@ RUN go mod download
 COPY . .
 ARG TARGETOS TARGETARCH
 # .git is part of the context, so that the binary is stamped with its version.
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags='-s -w' -o /out/root/culvert ./cmd/culvert
-RUN install -D -m 644 /etc/ssl/certs/ca-certificates.crt /out/root/etc/ssl/certs/ca-certificates.crt \
- && install -d /out/root/var/lib \
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags='-s -w' -o /out/image/culvert ./cmd/culvert
+RUN install -D -m 644 /etc/ssl/certs/ca-certificates.crt /out/image/etc/ssl/certs/ca-certificates.crt \
+ && install -d /out/image/var/lib \
  && install -d -m 1777 /out/state/culvert
 
 FROM scratch
-COPY --from=build /out/root/ /
+COPY --from=build /out/image/ /
 # Volumes and tmpfs take their mode from here: the image may run as any user.
 COPY --from=build --chown=65532:65532 /out/state/ /var/lib/
 VOLUME /var/lib/culvert
