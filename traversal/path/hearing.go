@@ -115,7 +115,7 @@ func (m *Machine) newPeer(s exchange.Session) {
 	m.stopRound()
 	m.stop(timerStart)
 	m.stop(timerTell)
-	m.starting, m.tellPending = false, false
+	m.starting, m.tellPending, m.heardStartFor = false, false, time.Time{}
 	m.dropTrial()
 	if m.using != nil {
 		m.using, m.mode = nil, ModeRelay
@@ -177,7 +177,10 @@ func (m *Machine) heardStart(msg *exchange.Message) {
 		return
 	}
 	switch {
-	case !m.wanted.On, m.punching != punch.None, m.trial != nil:
+	case !m.wanted.On: // which often comes a moment later, as this node has only just heard of the peer
+		m.heardStartFor = m.now.Add(startInOf(msg))
+		return
+	case m.punching != punch.None, m.trial != nil:
 		return
 	case m.starting && m.controlling, m.roundOn && m.now.Sub(m.roundBegan) < fastFor:
 		return
@@ -191,7 +194,25 @@ func (m *Machine) heardStart(msg *exchange.Message) {
 	m.quiet = false
 	m.stopRound()
 	m.starting = true
-	m.start(timerStart, m.now.Add(min(max(msg.StartIn, 0), exchange.MaxStartIn)))
+	m.start(timerStart, m.now.Add(startInOf(msg)))
+}
+
+func startInOf(msg *exchange.Message) time.Duration {
+	return min(max(msg.StartIn, 0), exchange.MaxStartIn)
+}
+
+// joinLate begins the round of a start that was heard before this machine might begin, if that is not too long ago: within what
+// startWait is, the peer's round has only just begun.
+func (m *Machine) joinLate() bool {
+	at := m.heardStartFor
+	m.heardStartFor = time.Time{}
+	if at.IsZero() || m.now.Sub(at) > startWait || !m.ready() || m.roundOn || m.trial != nil || m.using != nil {
+		return false
+	}
+	m.joins.take(m.now, joinEvery)
+	m.starting = true
+	m.start(timerStart, later(m.now, at))
+	return true
 }
 
 // heardGoodbye ends what there is with the peer, which will say so when it is back.

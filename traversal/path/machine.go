@@ -168,6 +168,7 @@ func (m *Machine) want(w Wanted) {
 		m.stop(timerStart)
 		m.starting = false
 	case before.On:
+	case m.joinLate():
 	case m.fails == 0:
 		m.kick(false)
 	case m.due[timerRetry].IsZero():

@@ -37,6 +37,51 @@ type natModel struct {
 	lifetime time.Duration
 	nextPort uint16
 	mappings []*natMapping
+	open     *openRouter // instead of all of that
+	inner    netip.AddrPort
+}
+
+// openRouter keeps ports, and answers strangers itself: a packet that comes before one was sent there is remembered, and those sent
+// there later get another port.
+type openRouter struct {
+	port  uint16
+	early map[netip.AddrPort]time.Time // when strangers were last heard
+	flows map[netip.AddrPort]*openFlow // by destination
+}
+
+type openFlow struct {
+	port uint16
+	used time.Time
+}
+
+const openMemory = 30 * time.Second // of packets without answer
+
+func newOpenRouter(ip netip.Addr, port uint16) *natModel {
+	return &natModel{kind: natKind{ei, apd}, ip: ip, open: &openRouter{
+		port: port, early: map[netip.AddrPort]time.Time{}, flows: map[netip.AddrPort]*openFlow{},
+	}}
+}
+
+func (r *openRouter) outbound(to netip.AddrPort, now time.Time) uint16 {
+	f := r.flows[to]
+	if f == nil || now.Sub(f.used) > openMemory {
+		f = &openFlow{port: r.port}
+		if at, ok := r.early[to]; ok && now.Sub(at) <= openMemory {
+			f.port = r.port + 1
+		}
+		r.flows[to] = f
+	}
+	f.used = now
+	return f.port
+}
+
+func (r *openRouter) inbound(from netip.AddrPort, port uint16, now time.Time) bool {
+	if f := r.flows[from]; f != nil && f.port == port && now.Sub(f.used) <= openMemory {
+		f.used = now
+		return true
+	}
+	r.early[from] = now
+	return false
 }
 
 type natMapping struct {
@@ -58,6 +103,9 @@ func part(e netip.AddrPort, d nat.Dependence) netip.AddrPort {
 }
 
 func (n *natModel) outbound(inside, to netip.AddrPort, now time.Time) netip.AddrPort {
+	if n.open != nil {
+		return netip.AddrPortFrom(n.ip, n.open.outbound(to, now))
+	}
 	n.expire(now)
 	key := part(to, n.kind.mapping)
 	for _, m := range n.mappings {
@@ -74,6 +122,9 @@ func (n *natModel) outbound(inside, to netip.AddrPort, now time.Time) netip.Addr
 }
 
 func (n *natModel) inbound(from netip.AddrPort, port uint16, now time.Time) (inside netip.AddrPort, ok bool) {
+	if n.open != nil {
+		return n.inner, n.open.inbound(from, port, now)
+	}
 	n.expire(now)
 	for _, m := range n.mappings {
 		if m.port != port {

@@ -38,9 +38,10 @@ type pair struct {
 	due     time.Time // of the next check; zero: none
 	urgent  bool      // before others that are due
 	inRound bool
-	burst   int // further checks outside of a round, until there are enough answers
-	sent    int // checks of this round
-	replies int // answers of this round, or burst
+	opening bool // the next check only opens the way, for another one soon
+	burst   int  // further checks outside of a round, until there are enough answers
+	sent    int  // checks of this round
+	replies int  // answers of this round, or burst
 
 	// What is known.
 	valid      bool // has answered, and not failed since

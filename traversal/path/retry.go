@@ -18,6 +18,14 @@ const (
 	// fullRounds is how many rounds a pair of peers is given until it is left quiet.
 	fullRounds = 4
 
+	// restBefore is the pause before the last full round. Some routers remember a packet that came before they had sent one, and send
+	// from another port than the peer expects as long as they do: for 30 s after the last such packet, where they run Linux.
+	restBefore = 40 * time.Second
+
+	// openFor is how long after a packet that is to open a NAT the check follows that is to arrive, when there are few: clocks that
+	// differ by less do no harm.
+	openFor = time.Second
+
 	// quietEvery is between the checks of a pair of peers that nothing has connected, quietChecks how many there are each time.
 	quietEvery  = time.Minute
 	quietChecks = 2
@@ -88,6 +96,9 @@ func (m *Machine) planRetry() {
 
 func (m *Machine) backoff() time.Duration {
 	pause := min(firstRetry<<min(max(m.fails-1, 0), 10), maxRetry)
+	if m.fails == fullRounds-1 {
+		pause = restBefore
+	}
 	if !m.controlling {
 		pause += retryLater
 	}
@@ -115,6 +126,11 @@ func (m *Machine) quietSecond() time.Time {
 	return m.now.Add(quietEvery/4 + at.Sub(earliest))
 }
 
+// minuteOfQuiet numbers the minutes alike for both nodes, so that both do the same in each.
+func (m *Machine) minuteOfQuiet() int64 {
+	return m.outside(m.now).Unix() / int64(quietEvery/time.Second)
+}
+
 // retry makes the next attempt: a round, or if that is long hopeless two checks.
 func (m *Machine) retry() {
 	if m.using != nil || m.trial != nil || m.peer.session == 0 {
@@ -130,8 +146,7 @@ func (m *Machine) retry() {
 		return
 	}
 	m.start(timerRetry, m.quietSecond())
-	minute := m.outside(m.now).Unix() / int64(quietEvery/time.Second) // the same one for both nodes, so that neither answers the other
-	if m.canReach() && (m.probes < tellOften || minute%tellOften == 0) {
+	if m.canReach() && (m.probes < tellOften || m.minuteOfQuiet()%tellOften == 0) {
 		m.remind(quietEvery / 2)
 	}
 	if m.due[timerLookOut].IsZero() && m.punching == punch.None {
@@ -146,7 +161,8 @@ func (m *Machine) remind(within time.Duration) {
 	}
 }
 
-// probe checks the pair that promises most, and another one in turn.
+// probe checks the pair that promises most, and another one in turn. Every other time there is no other one: the first is checked
+// twice then, so that both NATs are open before anything arrives at them.
 func (m *Machine) probe() {
 	list := slices.Clone(m.pairs)
 	slices.SortFunc(list, func(p, q *pair) int { return m.promise(p, q) })
@@ -154,8 +170,11 @@ func (m *Machine) probe() {
 		return
 	}
 	m.check(list[0])
-	if rest := list[1:]; len(rest) > 0 {
-		m.check(rest[m.probes%uint64(len(rest))])
+	if m.minuteOfQuiet()%2 == 0 && m.mayOpen(list[0]) {
+		list[0].opening = true
+	} else if rest := list[1:]; len(rest) > 0 {
+		p := rest[m.probes%uint64(len(rest))]
+		p.due = later(m.now.Add(openFor), p.lastSent.Add(fastEvery))
 	}
 	m.probes++
 	m.probed.take(m.now, quietEvery/quietChecks)

@@ -145,7 +145,11 @@ func (m *Machine) sendChecks() {
 func (m *Machine) sendCheck(p *pair) {
 	p.urgent = false
 	var ttl uint8
-	if p.inRound && p.sent < len(openers) && !p.opened && !p.local && m.own.behindNAT(p) {
+	switch {
+	case !m.mayOpen(p):
+	case p.opening:
+		ttl = openers[0]
+	case p.inRound && p.sent < len(openers):
 		ttl = openers[p.sent]
 	}
 	p.sent++
@@ -158,6 +162,9 @@ func (m *Machine) sendCheck(p *pair) {
 	m.do(Check{Route: p.route, TTL: ttl})
 }
 
+// mayOpen reports whether a packet that does not arrive may be of use: to the NAT that it passes.
+func (m *Machine) mayOpen(p *pair) bool { return !p.opened && !p.local && m.own.behindNAT(p) }
+
 // behindNAT reports whether a low TTL may be of use: not if it is known that there is no NAT, and so no firewall of that kind.
 func (s *side) behindNAT(p *pair) bool {
 	h := s.hints4
@@ -169,7 +176,11 @@ func (s *side) behindNAT(p *pair) bool {
 
 // following returns when a pair is checked again that has just been.
 func (m *Machine) following(p *pair) time.Time {
+	opening := p.opening
+	p.opening = false
 	switch {
+	case opening && !p.inRound:
+		return m.now.Add(openFor)
 	case p.inRound && (p.replies >= enoughSamples || !m.roundOn):
 		p.inRound = false
 		return time.Time{}

@@ -52,8 +52,11 @@ type telling struct {
 	amnesties limit
 	roundTrip time.Duration // by relay
 	called    bool
-	peerLeft  bool // the peer has said that it ends
-	unwanted  bool // the peer has said that it wants no direct path
+
+	heardStartFor time.Time // when a round begins that was called for before this machine might begin; zero: none is
+
+	peerLeft bool // the peer has said that it ends
+	unwanted bool // the peer has said that it wants no direct path
 
 	blockedHere bool // as Gathered.Blocked
 }
