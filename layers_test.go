@@ -28,7 +28,7 @@ var layers = [][]string{
 
 // testSupport packages are for tests and measurements, so that nothing of the product may import them. They may import
 // anything below cmd.
-var testSupport = []string{"internal/lab", "internal/testnet", "bench/compare", "bench/proxies"}
+var testSupport = []string{"internal/lab", "internal/testnet", "bench/compare", "bench/proxies", "bench/report", "bench/load", "bench/hotpath"}
 
 // gates are the only packages that may import something from outside.
 var gates = []struct {
