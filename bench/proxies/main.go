@@ -11,6 +11,7 @@
 //
 //	go run ./bench/proxies                              # everything, 5 rounds of 5 s, a table
 //	go run ./bench/proxies -only upload -json up.json   # the cases whose names contain "upload"; also all samples
+//	go run ./bench/proxies -html proxies.html           # also a page with charts
 //	go run ./bench/proxies -quick                       # whether it works at all
 //
 // Where the machine has other work, CPU seconds per GB are still comparable; Mbit/s and times are not. All hosts share this
@@ -22,10 +23,8 @@
 package main
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"log"
 	"os"
 	"runtime"
@@ -59,7 +58,7 @@ func main() {
 		}
 		return
 	}
-	o, jsonFile := parseOptions()
+	o, files := parseOptions()
 	if err := raiseFiles(); err != nil {
 		log.Fatal(err)
 	}
@@ -68,7 +67,7 @@ func main() {
 		log.Fatal(err)
 	}
 	status := lab.Main(func() int {
-		if err := run(o, jsonFile); err != nil {
+		if err := run(o, files); err != nil {
 			log.Print(err)
 			return 1
 		}
@@ -78,7 +77,7 @@ func main() {
 	os.Exit(status)
 }
 
-func parseOptions() (o options, jsonFile string) {
+func parseOptions() (o options, files outputs) {
 	o = options{Settle: 10 * time.Second, Streams: counts{1, 4}, Idle: counts{1000, 10000}}
 	flag.IntVar(&o.Rounds, "rounds", 5, "measure each case `N` times")
 	flag.DurationVar(&o.Length, "length", 5*time.Second, "measure for this `time` each")
@@ -89,7 +88,8 @@ func parseOptions() (o options, jsonFile string) {
 	flag.Var(&o.Idle, "idle", "hold so many idle connections; a `LIST`, empty for none")
 	flag.BoolVar(&o.Pin, "pin", false, "give the clients one core and the far end another: neither takes the other's time")
 	flag.StringVar(&o.Only, "only", "", "measure only the cases whose names contain `TEXT`")
-	flag.StringVar(&jsonFile, "json", "", "also write all samples as JSON to `FILE`; - means stdout, instead of the table")
+	flag.StringVar(&files.html, "html", "", "also write charts and all figures as a page to `FILE`; - means stdout, instead of the table")
+	flag.StringVar(&files.json, "json", "", "also write all samples as JSON to `FILE`; - means stdout, instead of the table")
 	quick := flag.Bool("quick", false, "see whether it works: one short round of few cases")
 	flag.Parse()
 	if *quick {
@@ -100,7 +100,7 @@ func parseOptions() (o options, jsonFile string) {
 		flag.Usage()
 		os.Exit(2)
 	}
-	return o, jsonFile
+	return o, files
 }
 
 // counts is a flag with a list of numbers.
@@ -126,8 +126,8 @@ func (c *counts) Set(text string) error {
 	return nil
 }
 
-func run(o options, jsonFile string) error {
-	r := &report{Options: o, Environment: environment()}
+func run(o options, files outputs) error {
+	r := newResults(o)
 	err := lab.Script("proxies", func(tb lab.TB) {
 		lab.Need(tb, "curl")
 		r.measure(tb)
@@ -135,25 +135,5 @@ func run(o options, jsonFile string) error {
 	if err != nil {
 		return err
 	}
-	if jsonFile != "-" {
-		r.table(os.Stdout)
-	}
-	if jsonFile == "" {
-		return nil
-	}
-	var out io.Writer = os.Stdout
-	if jsonFile != "-" {
-		f, err := os.Create(jsonFile)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		out = f
-	}
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(r); err != nil {
-		return fmt.Errorf("write result: %w", err)
-	}
-	return nil
+	return r.write(files)
 }

@@ -6,40 +6,48 @@ import (
 	"log"
 	"strings"
 
+	"culvert.dev/culvert/bench/report"
 	"culvert.dev/culvert/internal/lab"
 )
 
-// figures are one measurement, by name.
-type figures map[string]float64
-
-// The names of the figures, as table and JSON document have them.
-const (
-	mbps       = "Mbit/s"
-	cpuPerGB   = "CPU s/GB"
-	cpuClient  = "CPU s/GB with curl"
-	cpuFar     = "CPU s/GB of the far end"
-	memoryMB   = "memory MB"
-	memoryIdle = "memory MB, fresh"
-	perIdle    = "kB per connection"
-	p50        = "first byte p50 ms"
-	p99        = "first byte p99 ms"
-	added      = "p50 more than kernel ms"
-	perSecond  = "connections/s"
-	cpuEach    = "CPU µs each"
-)
-
-// sample is one measurement of one way.
-type sample struct {
-	Round   int     `json:"round"`
-	Way     way     `json:"way"`
-	Case    string  `json:"case"`
-	Figures figures `json:"figures"`
+// quantity is something that is measured.
+type quantity struct {
+	name, unit string
+	less       bool // is better
 }
 
-// measure fills r.Samples. Each round measures every case of every way, and begins with another way than the one before; idle
+// figures are one measurement.
+type figures map[quantity]float64
+
+// The quantities.
+var (
+	mbps       = quantity{name: "throughput", unit: "Mbit/s"}
+	cpuPerGB   = quantity{"CPU", "s/GB", true}
+	cpuClient  = quantity{"CPU with curl", "s/GB", true}
+	cpuFar     = quantity{"CPU of the far end", "s/GB", true}
+	memoryMB   = quantity{"memory", "MB", true}
+	memoryIdle = quantity{"memory, fresh", "MB", true}
+	perIdle    = quantity{"memory per connection", "kB", true}
+	p50        = quantity{"first byte p50", "ms", true}
+	p99        = quantity{"first byte p99", "ms", true}
+	added      = quantity{"p50 more than kernel", "ms", true}
+	perSecond  = quantity{name: "connections", unit: "1/s"}
+	cpuEach    = quantity{"CPU each", "µs", true}
+)
+
+// rows is the order of a table's lines, whichever of them a case has.
+var rows = []quantity{mbps, cpuPerGB, cpuClient, cpuFar, p50, p99, added, perSecond, cpuEach, memoryIdle, memoryMB, perIdle}
+
+// results are what has been measured so far.
+type results struct {
+	options  options
+	document *report.Document
+}
+
+// measure fills the document. Each round measures every case of every way, and begins with another way than the one before; idle
 // connections come once, after the rounds, as memory hardly varies.
-func (r *report) measure(tb lab.TB) {
-	o := r.Options
+func (r *results) measure(tb lab.TB) {
+	o := r.options
 	w, file := newWorld(tb), source(tb)
 	if o.Pin {
 		w.pin(tb)
@@ -81,16 +89,24 @@ func (o options) bulks() (list []bulk) {
 	return list
 }
 
-func (r *report) add(round int, way way, name string, f figures) {
+func (r *results) add(round int, way way, name string, f figures) {
 	log.Printf("round %d: %s: %s: %v", round, name, way, f)
-	r.Samples = append(r.Samples, sample{Round: round, Way: way, Case: name, Figures: f})
+	for _, q := range rows {
+		v, ok := f[q]
+		if !ok {
+			continue
+		}
+		c := r.document.Case(name, q.name, q.unit)
+		c.LowerIsBetter = q.less
+		c.Add(string(way), round, v)
+	}
 }
 
 func (f figures) String() string {
 	var list []string
-	for _, row := range rows {
-		if v, ok := f[row]; ok {
-			list = append(list, number(v)+" "+row)
+	for _, q := range rows {
+		if v, ok := f[q]; ok {
+			list = append(list, q.name+" "+report.Number(v)+" "+q.unit)
 		}
 	}
 	return strings.Join(list, ", ")

@@ -4,42 +4,67 @@ package main
 
 import (
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
 
 func TestTableComparesMedians(t *testing.T) {
-	r := &report{Options: options{Rounds: 3, Length: time.Second}}
+	r := newResults(options{Rounds: 3, Length: time.Second})
 	b := bulk{upload: true, streams: 1}
 	for round, v := range [][3]float64{{800, 200, 1000}, {100, 210, 9000}, {900, 10, 900}} {
 		for i, way := range ways {
-			r.Samples = append(r.Samples, sample{Round: round + 1, Way: way, Case: b.String(), Figures: figures{mbps: v[i]}})
+			r.add(round+1, way, b.String(), figures{mbps: v[i]})
 		}
 	}
-	r.Samples = append(r.Samples, sample{Round: 1, Way: stock, Case: idleName(10), Figures: figures{memoryMB: 50}})
+	r.add(1, stock, idleName(10), figures{memoryMB: 50})
 	var out strings.Builder
-	r.table(&out)
-	for _, want := range []string{"Mbit/s 800 200 1000 4.00 0.80", "memory MB - 50 - - -", "upload, 1 stream", "10 idle connections"} {
+	if err := r.document.WriteText(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"throughput, Mbit/s 800 200 1000 4.00 (0.48 to 90.00) 0.80 (0.01 to 1.00)", "memory, MB ↓ - 50 - - -", "upload, 1 stream", "10 idle connections", "3 rounds of 1s"} {
 		if got := strings.Join(strings.Fields(out.String()), " "); !strings.Contains(got, want) {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
 		}
 	}
-	if strings.Contains(out.String(), cpuPerGB) {
+	if strings.Contains(out.String(), cpuPerGB.unit) {
 		t.Errorf("the table has a line without a figure:\n%s", out.String())
 	}
 }
 
-func TestMedianOfAnEvenNumber(t *testing.T) {
-	r := &report{}
-	for _, v := range []float64{4, 1, 3, 2} {
-		r.Samples = append(r.Samples, sample{Way: culvert, Case: "x", Figures: figures{mbps: v}})
+func TestEveryQuantityHasARow(t *testing.T) {
+	all := figures{}
+	for _, q := range rows {
+		all[q] = 1
 	}
-	if got := r.median("x", culvert, mbps); got != 2.5 {
-		t.Errorf("got %v, want 2.5", got)
+	r := newResults(options{})
+	r.add(1, culvert, "x", all)
+	if got := len(r.document.Cases); got != len(rows) || len(all) != len(rows) {
+		t.Errorf("%d cases of %d quantities in %d rows", got, len(all), len(rows))
 	}
-	if got := r.median("x", kernel, mbps); got != 0 {
-		t.Errorf("got %v where nothing was measured, want 0", got)
+	for _, f := range []figures{between(snapshot{}, snapshot{time: time.Unix(1, 0), bytes: 1}, 1), {p50: 1, p99: 1, added: 1, perSecond: 1, cpuEach: 1, memoryIdle: 1, perIdle: 1}} {
+		for q := range f {
+			if _, ok := all[q]; !ok {
+				t.Errorf("%s has no row", q.name)
+			}
+		}
+	}
+}
+
+func TestResultsGoToFiles(t *testing.T) {
+	r := newResults(options{Rounds: 1})
+	r.add(1, culvert, "x", figures{mbps: 1234})
+	files := outputs{json: filepath.Join(t.TempDir(), "r.json"), html: filepath.Join(t.TempDir(), "r.html")}
+	for name, err := range map[string]error{files.json: writeFile(files.json, r.document.WriteJSON), files.html: writeFile(files.html, r.document.WriteHTML)} {
+		b, readErr := os.ReadFile(name)
+		if err != nil || readErr != nil || !strings.Contains(string(b), "1234") {
+			t.Errorf("%s: %v, %v: %.100s", name, err, readErr, b)
+		}
+	}
+	if err := writeFile(filepath.Join(t.TempDir(), "no", "such"), r.document.WriteJSON); err == nil {
+		t.Error("a file that cannot be made is no error")
 	}
 }
 
@@ -51,7 +76,7 @@ func TestFiguresAreThoseBetweenSnapshots(t *testing.T) {
 	got := between(a, b, 77)
 	for name, v := range want {
 		if math.Abs(got[name]-v) > 1e-9 {
-			t.Errorf("%s: got %v, want %v", name, got[name], v)
+			t.Errorf("%s: got %v, want %v", name.name, got[name], v)
 		}
 	}
 }
@@ -66,18 +91,6 @@ func TestCountsAreAList(t *testing.T) {
 	for _, bad := range []string{"0", "-1", "1,x", "1 2"} {
 		if err := new(counts).Set(bad); err == nil {
 			t.Errorf("%q is taken", bad)
-		}
-	}
-}
-
-func TestQuantiles(t *testing.T) {
-	sorted := make([]time.Duration, 500)
-	for i := range sorted {
-		sorted[i] = time.Duration(i) * time.Millisecond
-	}
-	for q, want := range map[float64]float64{0: 0, 0.5: 250, 0.99: 495, 1: 499} {
-		if got := millis(quantile(sorted, q)); got != want {
-			t.Errorf("%v: got %v ms, want %v", q, got, want)
 		}
 	}
 }

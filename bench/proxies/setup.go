@@ -3,10 +3,10 @@
 package main
 
 import (
-	"slices"
 	"sync"
 	"time"
 
+	"culvert.dev/culvert/bench/report"
 	"culvert.dev/culvert/internal/lab"
 )
 
@@ -34,14 +34,12 @@ func (w *world) setup(tb lab.TB, o options) map[way]figures {
 		}
 	}
 	result := map[way]figures{}
-	for _, t := range times {
-		slices.Sort(t)
-	}
-	direct := quantile(times[kernel], 0.5)
+	direct := report.Percentile(times[kernel], 50)
 	for way, t := range times {
-		f := figures{p50: millis(quantile(t, 0.5)), p99: millis(quantile(t, 0.99))}
+		p := report.Percentiles(t, 50, 99)
+		f := figures{p50: millis(p[0]), p99: millis(p[1])}
 		if way != kernel {
-			f[added] = millis(quantile(t, 0.5) - direct)
+			f[added] = millis(p[0] - direct)
 		}
 		result[way] = f
 	}
@@ -79,10 +77,6 @@ func (w *world) rate(tb lab.TB, c *contender, o options) figures {
 		}
 	}
 	return figures{perSecond: float64(total) / took.Seconds(), cpuEach: used.Seconds() * 1e6 / float64(total), memoryMB: c.memoryMB(tb)}
-}
-
-func quantile(sorted []time.Duration, q float64) time.Duration {
-	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
 func millis(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
