@@ -34,6 +34,7 @@ type Conn struct {
 	write   payload           // of out, while a Write runs
 
 	over     atomic.Uint32 // an overBy
+	hangup   atomic.Pointer[chan struct{}]
 	noLinger atomic.Bool
 }
 
@@ -67,6 +68,7 @@ type connEvents Conn
 func (e *connEvents) NotifyEvent(mask waiter.EventMask) {
 	c := (*Conn)(e)
 	ended := mask&(waiter.EventHUp|waiter.EventErr) != 0
+	c.tellHangup()
 	if ended || mask&waiter.ReadableEvents != 0 {
 		c.in.wake()
 	}

@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -11,6 +12,7 @@ import (
 type half struct {
 	busy     sync.Mutex // held by who reads, or writes; others queue here
 	ready    chan struct{}
+	lazy     atomic.Pointer[lazySplice] // it has busy, and waits without a goroutine
 	deadline deadline
 	other    spliced
 }
@@ -22,6 +24,10 @@ func (h *half) init() {
 
 // wake lets who waits look again, or who is about to wait.
 func (h *half) wake() {
+	if l := h.lazy.Load(); l != nil {
+		l.wake()
+		return
+	}
 	select {
 	case h.ready <- struct{}{}:
 	default:

@@ -1,13 +1,16 @@
 package netstack
 
 import (
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"culvert.dev/culvert/netstack/hostsock"
@@ -56,7 +59,7 @@ func (s *spliced) expireAt(t time.Time) {
 }
 
 // SpliceTo copies to dst what the connection receives, until its FIN, for which the error is nil; dst stays open. moved grows by the
-// bytes that dst has taken.
+// bytes that dst has taken. An error of dst is a *net.OpError with Op "write".
 //
 // A dst with a descriptor of the kernel, which its SyscallConn gives, gets the data straight from where it was received. For any
 // other it passes through a buffer, which is held only while there is something to pass on. The copying ends with an error when a
@@ -95,6 +98,16 @@ const maxCached = 64 << 10
 
 func (c *Conn) toStream(s *hostsock.Stream, moved *atomic.Int64) error {
 	for {
+		if err := c.drainTo(s, moved); err != errWait {
+			return err
+		}
+		<-c.in.ready
+	}
+}
+
+// drainTo copies what is there, up to errWait or the end.
+func (c *Conn) drainTo(s *hostsock.Stream, moved *atomic.Int64) error {
+	for {
 		if err := c.stopped(&c.in); err != nil {
 			return c.failed("read", err)
 		}
@@ -103,7 +116,7 @@ func (c *Conn) toStream(s *hostsock.Stream, moved *atomic.Int64) error {
 		switch err {
 		case nil:
 		case errWait:
-			<-c.in.ready
+			return errWait
 		case io.EOF:
 			if err := c.eof(); err != io.EOF {
 				return err
@@ -112,9 +125,24 @@ func (c *Conn) toStream(s *hostsock.Stream, moved *atomic.Int64) error {
 		case errBroken:
 			return c.failed("read", c.broken(terr))
 		default:
-			return c.interrupted("read", err)
+			return c.writeFault(err)
 		}
 	}
+}
+
+// writeFault is an error of writing to the other side of a splice, unless it is this side that has ended it: by closing, or by a reset
+// that has left the other side its time.
+func (c *Conn) writeFault(err error) error {
+	var op *net.OpError
+	switch {
+	case c.overErr() != nil:
+		return c.failed("read", c.overErr())
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.state() == tcp.StateError:
+		return &net.OpError{Op: "read", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
+	case errors.As(err, &op) && op.Op == "write":
+		return err
+	}
+	return &net.OpError{Op: "write", Net: "stream", Err: err}
 }
 
 // interrupted is an error of the other side of a splice, or why this side has ended it.
@@ -151,7 +179,7 @@ func (c *Conn) toWriter(dst io.Writer, moved *atomic.Int64) error {
 			n, err = dst.Write(buf.B[:n])
 			moved.Add(int64(n))
 			if err != nil {
-				err = c.interrupted("read", err)
+				err = c.writeFault(err)
 			}
 		}
 		buf.Release()
@@ -184,27 +212,11 @@ func (c *Conn) SpliceFrom(src net.Conn, moved *atomic.Int64) error {
 	c.out.busy.Lock()
 	defer c.out.busy.Unlock()
 	if s := streamOf(src); s != nil {
-		return c.fromStream(s, moved)
+		err := c.fromStream(s, moved)
+		c.setRoom(tcpMaxBuffer)
+		return err
 	}
 	return c.fromReader(src, moved)
-}
-
-func (c *Conn) fromStream(s *hostsock.Stream, moved *atomic.Int64) error {
-	for {
-		buf, n, err := s.Recv(c.n.bufs)
-		if err == nil {
-			err = c.pass(buf.B[:n], moved)
-			buf.Release()
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		if err == io.EOF {
-			return c.ended()
-		}
-		return c.interrupted("write", err)
-	}
 }
 
 func (c *Conn) fromReader(src io.Reader, moved *atomic.Int64) error {

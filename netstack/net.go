@@ -115,12 +115,14 @@ type Net struct {
 	denied   atomic.Pointer[DeniedFunc] // see ObserveDenied
 	bufs     *hostsock.BufPool
 	small    *hostsock.BufPool
+	feeders  feeders
 
 	ctx       context.Context
 	cancel    context.CancelFunc
 	running   gate
 	closeOnce sync.Once
 	devOnce   sync.Once
+	unlog     func() // ends what joinGvisorLog began
 }
 
 // New builds the data path. It holds two goroutines per core until Close.
@@ -146,6 +148,7 @@ func New(cfg Config) (*Net, error) {
 	n.mappings.init()
 	n.bufs = hostsock.NewBufPool(4 * int(maxSegment(cfg.MTU)-header.TCPTotalHeaderMaximumSize-1))
 	n.small = hostsock.NewBufPool(smallBuffer)
+	n.feeders.init(n.bufs)
 	n.sockets.init(cfg.Limits)
 	n.table = nat.New(nat.Config{
 		Max: cfg.Limits.Flows, MaxPerPeer: cfg.Limits.FlowsPerPeer, Timeouts: cfg.Limits.Timeouts, OnEnd: n.flowEnded,
@@ -163,6 +166,7 @@ func New(cfg Config) (*Net, error) {
 		n.poller.Close()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
+	n.unlog = joinGvisorLog(n.log)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	f := tcp.NewForwarder(n.stack, 0, cfg.Limits.Sockets, n.acceptTCP)
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, f.HandlePacket)
@@ -251,8 +255,10 @@ func (n *Net) Close() {
 		n.table.Close()
 		n.udp.closeAll()
 		n.running.close(n.abortEndpoints)
+		n.feeders.close()
 		n.poller.Close()
 		n.stack.Destroy()
+		n.unlog()
 	})
 }
 

@@ -32,6 +32,8 @@ type PacketConn struct {
 
 	in           half
 	writeBefore  deadline
+	writing      atomic.Int32 // writes that may wait
+	ended        func() bool  // mustEndWrite, made once
 	closed       atomic.Bool
 	refused      atomic.Uint32 // a syscall.Errno that has not been told yet
 	receivedFrom atomic.Bool   // packets of flows that others have opened
@@ -123,7 +125,8 @@ func (s *udpSockets) closeAll() {
 func (n *Net) ListenPacket(a netip.AddrPort) (*PacketConn, error) {
 	c := &PacketConn{n: n, local: a, opened: make(map[*nat.Flow]struct{})}
 	c.in.init()
-	c.writeBefore.passed = func() {}
+	c.ended = c.mustEndWrite
+	c.writeBefore.passed = func() { go c.wakeWriters() } // it may be called with the deadline locked
 	c.ipid.Store(random32())
 	err := error(syscall.EADDRNOTAVAIL)
 	if slices.Contains(n.cfg.Self, a.Addr()) {
@@ -153,7 +156,7 @@ func (c *PacketConn) SetDeadline(t time.Time) error {
 // SetReadDeadline implements net.PacketConn.
 func (c *PacketConn) SetReadDeadline(t time.Time) error { return c.setDeadline(&c.in.deadline, t) }
 
-// SetWriteDeadline implements net.PacketConn. Writes hardly wait; those after the deadline fail.
+// SetWriteDeadline implements net.PacketConn. Writes hardly wait; those that do end as it passes, and later ones fail.
 func (c *PacketConn) SetWriteDeadline(t time.Time) error { return c.setDeadline(&c.writeBefore, t) }
 
 func (c *PacketConn) setDeadline(d *deadline, t time.Time) error {
@@ -183,6 +186,7 @@ func (c *PacketConn) Close() error {
 	c.in.deadline.set(time.Time{})
 	c.writeBefore.set(time.Time{})
 	c.in.wake()
+	c.wakeWriters()
 	return nil
 }
 

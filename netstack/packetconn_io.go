@@ -201,11 +201,27 @@ func (c *PacketConn) send(b []byte, to netip.AddrPort) error {
 	return c.push(raw, peer)
 }
 
+// push waits for room in the queue until the write deadline, or Close.
 func (c *PacketConn) push(raw *rawPacket, peer uint16) error {
-	if !c.n.out.push(item{raw: raw, peer: peer}) {
-		return net.ErrClosed
+	c.writing.Add(1)
+	defer c.writing.Add(-1)
+	if c.n.out.pushUnless(item{raw: raw, peer: peer}, c.ended) {
+		return nil
 	}
-	return nil
+	if err := c.writeBefore.err(); err != nil && !c.closed.Load() {
+		return err
+	}
+	return net.ErrClosed
+}
+
+// mustEndWrite reports whether a write that waits has to end.
+func (c *PacketConn) mustEndWrite() bool { return c.closed.Load() || c.writeBefore.err() != nil }
+
+// wakeWriters lets writes that wait look whether they have to end.
+func (c *PacketConn) wakeWriters() {
+	if c.writing.Load() > 0 {
+		c.n.out.wakeWriters()
+	}
 }
 
 // sendPieces sends a packet in fragments of that MTU, and gives it back.

@@ -65,7 +65,11 @@ func (q *queue) wakeLocked() {
 // push hands over a segment or datagrams; it waits, or drops and counts the item, if there is no room. It reports false, and
 // releases the item, when the queue is closed. gVisor calls it with an endpoint locked; that is safe, since the reader takes no
 // lock of gVisor's.
-func (q *queue) push(it item) bool {
+func (q *queue) push(it item) bool { return q.pushUnless(it, nil) }
+
+// pushUnless is push that gives up, and reports false too, when ended is true while it waits. ended is asked with the queue locked, at
+// first and after wakeWriters.
+func (q *queue) pushUnless(it item, ended func() bool) bool {
 	it.bytes = int32(it.size())
 	q.mu.Lock()
 	p := q.peer(it.peer)
@@ -78,6 +82,11 @@ func (q *queue) push(it item) bool {
 			}
 			why = dropRateLimit
 		case q.turn.n <= 1 || it.pkt != nil && p.full(q, hardFactor):
+			if ended != nil && ended() {
+				q.mu.Unlock()
+				it.release()
+				return false
+			}
 			p.waiting++
 			p.notFull.Wait()
 			p.waiting--
@@ -91,6 +100,15 @@ func (q *queue) push(it item) bool {
 		return true
 	}
 	return q.putLocked(p, it)
+}
+
+// wakeWriters lets those that wait in pushUnless look whether they shall go on.
+func (q *queue) wakeWriters() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, p := range q.peers {
+		p.notFull.Broadcast()
+	}
 }
 
 // tryPush hands over a complete packet if there is room. Otherwise it releases and counts the item and reports false.

@@ -39,20 +39,35 @@ func (l *ruleLog) take(now int64) bool {
 
 // logRule writes a line about a new flow if the rule that decided on it asks for one.
 func (n *Net) logRule(b *batch, p *packet.Packet, d *filter.Decision) {
-	if !d.Log || !n.ruleLog.take(b.now) {
-		return
+	if d.Log && n.ruleLog.take(b.now) {
+		n.writeRule(b.policy, &p.Key, d)
 	}
-	proto := filter.Proto(p.Proto)
-	if p.Proto == packet.ProtoICMPv4 || p.Proto == packet.ProtoICMPv6 {
+}
+
+// LogRule writes the same line about what a peer asked this node for by other means than packets, as by says. It has the bound of
+// the others.
+func (n *Net) LogRule(k *packet.Key, d *filter.Decision, by string) {
+	if d.Log && n.ruleLog.take(n.table.Now()) {
+		n.writeRule(n.Policy(), k, d, slog.String("by", by))
+	}
+}
+
+func (n *Net) writeRule(policy *filter.Policy, k *packet.Key, d *filter.Decision, more ...slog.Attr) {
+	proto := filter.Proto(k.Proto)
+	if k.Proto == packet.ProtoICMPv4 || k.Proto == packet.ProtoICMPv6 {
 		proto = filter.ProtoICMP
 	}
-	n.log.LogAttrs(n.ctx, slog.LevelInfo, "rule",
+	peer := "" // one that was removed just now
+	if p := policy.Peer(k.Peer); p != nil {
+		peer = p.Name
+	}
+	n.log.LogAttrs(n.ctx, slog.LevelInfo, "rule", append([]slog.Attr{
 		slog.String("action", d.Action.String()),
-		slog.String("peer", b.policy.Peer(p.Peer).Name),
+		slog.String("peer", peer),
 		slog.String("proto", proto.String()),
-		slog.String("src", p.SrcAddrPort().String()),
-		slog.String("dst", p.DstAddrPort().String()),
+		slog.String("src", k.SrcAddrPort().String()),
+		slog.String("dst", k.DstAddrPort().String()),
 		slog.String("rule", d.Rule.Place()),
 		slog.Int64("skipped", n.ruleLog.skipped.Swap(0)),
-	)
+	}, more...)...)
 }

@@ -24,6 +24,7 @@ type splice struct {
 
 	ended  func(from nat.Dir) // told of each side's FIN, one after the other
 	broken atomic.Bool        // reset
+	out    payload            // what is on its way to the peer; here so that a write allocates nothing
 
 	mu sync.Mutex // held while ended is told
 }
@@ -109,11 +110,11 @@ func (s *splice) toPeer() {
 }
 
 func (s *splice) writeToPeer(b []byte, ready <-chan struct{}) tcpip.Error {
-	p := payload{b}
-	for len(p.b) > 0 {
-		b := p.b
-		n, terr := s.mesh.ep.Write(&p, tcpip.WriteOptions{})
-		p.b = b[n:] // it may have read more than it could take
+	s.out.b = b
+	for len(s.out.b) > 0 {
+		b := s.out.b
+		n, terr := s.mesh.ep.Write(&s.out, tcpip.WriteOptions{})
+		s.out.b = b[n:] // it may have read more than it could take
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:

@@ -2,7 +2,10 @@
 
 package node
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // carried is not known here.
-func carried(*net.TCPConn) (sent, received uint64) { return 0, 0 }
+func carried(*net.TCPConn) (sent, received uint64, idle time.Duration) { return 0, 0, 0 }

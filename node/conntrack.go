@@ -32,7 +32,8 @@ type FlowEntry struct {
 	Original  FlowTuple `json:"original"`
 	Reply     FlowTuple `json:"reply"`
 	Started   Moment    `json:"started"`
-	Last      Moment    `json:"last"` // latest packet
+	Last      Moment    `json:"last"`         // latest packet
+	By        string    `json:"by,omitempty"` // "socks5": opened by the node's SOCKS5, not by packets; bytes are those of payload
 }
 
 // FlowTuple is what packets of one direction look like, and how many there were. Bytes are those of whole IP packets inside the
@@ -168,10 +169,16 @@ func (s source) ListFlows(query url.Values) (iter.Seq[any], error) {
 	if err != nil {
 		return nil, err
 	}
-	list := s.n.net.ListFlows(&q.filter)
+	list, exits := s.n.net.ListFlows(&q.filter), s.n.exits.flows(&q.filter)
 	return func(yield func(any) bool) {
 		for i := range list {
 			if !yield(s.n.entryOf(&list[i])) {
+				return
+			}
+		}
+		for i := range exits {
+			e := s.n.entryOf(&exits[i].FlowInfo)
+			if e.By = bySOCKS; !yield(e) {
 				return
 			}
 		}
@@ -184,7 +191,7 @@ func (s source) CountFlows(query url.Values) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return len(s.n.net.ListFlows(&q.filter)), nil
+	return len(s.n.net.ListFlows(&q.filter)) + len(s.n.exits.flows(&q.filter)), nil
 }
 
 // FlushFlows ends the flows that a query chooses.
@@ -193,7 +200,11 @@ func (s source) FlushFlows(query url.Values) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	count := s.n.net.FlushFlows(&q.filter)
+	exits := s.n.exits.flows(&q.filter) // before the connections to the proxy that they belong to
+	for _, f := range exits {
+		f.flush()
+	}
+	count := s.n.net.FlushFlows(&q.filter) + len(exits)
 	s.n.log.Info("flows ended on request", "flows", count, "filter", query.Encode())
 	return count, nil
 }

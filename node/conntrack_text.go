@@ -45,6 +45,9 @@ func (f *FlowEntry) appendText(b []byte, s FlowStyle, counters bool) []byte {
 	if f.ReplyPeer != "" {
 		b = append(append(b, " reply-peer="...), show.Printable(f.ReplyPeer)...)
 	}
+	if f.By != "" {
+		b = append(append(b, " by="...), show.Printable(f.By)...)
+	}
 	return append(b, '\n')
 }
 

@@ -30,8 +30,9 @@ type exitDialer struct {
 	sockets  *shares // of the host, and connections by the upstream
 	tunnels  *shares // destinations of datagrams behind the upstream, with a buffer each
 
-	mu   sync.Mutex
-	live map[*exitLease]struct{}
+	mu    sync.Mutex // guards the following
+	live  map[*exitLease]struct{}
+	assoc map[*exitPacketConn]struct{}
 }
 
 // maxExitTunnels is how many destinations behind the upstream all associations have.
@@ -40,7 +41,8 @@ const maxExitTunnels = 1024
 func newExitDialer(n *Node) *exitDialer {
 	return &exitDialer{
 		n: n, attempts: newAttempts(func(peer uint16) int { return n.present.Load().quotas[peer] }),
-		sockets: newShares(hostBudget().services), tunnels: newShares(maxExitTunnels), live: make(map[*exitLease]struct{}),
+		sockets: newShares(hostBudget().services), tunnels: newShares(maxExitTunnels),
+		live: make(map[*exitLease]struct{}), assoc: make(map[*exitPacketConn]struct{}),
 	}
 }
 
@@ -65,8 +67,11 @@ type exitLease struct {
 	exitWay
 	d         *exitDialer
 	started   time.Time
+	local     netip.AddrPort // this end of the connection
+	carried   func() (sent, received uint64, idle time.Duration)
 	cut       func()      // with a reset
 	withdrawn atomic.Bool // it was cut because it is not permitted any more
+	flushed   atomic.Bool // or because somebody asked for it
 }
 
 // permitted reports whether policy still lets the connection be, by the way that it took.
@@ -75,14 +80,15 @@ func (l *exitLease) permitted() bool {
 	return err == nil && w == l.exitWay
 }
 
-// end is for the first who closes the connection; sent and received are what it has carried.
-func (l *exitLease) end(carried func() (sent, received uint64)) {
+// end is for the first who closes the connection.
+func (l *exitLease) end() {
 	l.d.mu.Lock()
 	_, first := l.d.live[l]
 	delete(l.d.live, l)
 	l.d.mu.Unlock()
 	if first {
-		l.logEnd(carried())
+		sent, received, _ := l.carried()
+		l.logEnd(sent, received)
 		l.d.sockets.giveBack(l.peer)
 	}
 }
@@ -95,7 +101,7 @@ type hostExit struct {
 
 // Close implements net.Conn.
 func (c *hostExit) Close() error {
-	c.lease.end(func() (sent, received uint64) { return carried(c.TCPConn) })
+	c.lease.end()
 	return c.TCPConn.Close()
 }
 
@@ -104,12 +110,14 @@ type upstreamExit struct {
 	net.Conn
 	lease          *exitLease
 	sent, received atomic.Uint64
+	moved          atomic.Int64 // when, since the lease began
 }
 
 // Read implements net.Conn.
 func (c *upstreamExit) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.received.Add(uint64(n))
+	c.moved.Store(int64(time.Since(c.lease.started)))
 	return n, err
 }
 
@@ -117,12 +125,17 @@ func (c *upstreamExit) Read(b []byte) (int, error) {
 func (c *upstreamExit) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.sent.Add(uint64(n))
+	c.moved.Store(int64(time.Since(c.lease.started)))
 	return n, err
+}
+
+func (c *upstreamExit) carried() (sent, received uint64, idle time.Duration) {
+	return c.sent.Load(), c.received.Load(), time.Since(c.lease.started) - time.Duration(c.moved.Load())
 }
 
 // Close implements net.Conn.
 func (c *upstreamExit) Close() error {
-	c.lease.end(func() (sent, received uint64) { return c.sent.Load(), c.received.Load() })
+	c.lease.end()
 	return c.Conn.Close()
 }
 
@@ -177,6 +190,7 @@ func (d *exitDialer) peerOf(r *proxy.Request) (uint16, error) {
 
 func (d *exitDialer) dialOne(ctx context.Context, r exitRequest) (net.Conn, error) {
 	way, decision, err := d.n.judge(&r)
+	d.n.logExitRule(&r, &decision)
 	if err != nil {
 		d.n.logExitDenied(&r, &decision)
 		return nil, err
@@ -210,6 +224,8 @@ func (d *exitDialer) open(ctx context.Context, lease *exitLease) (net.Conn, erro
 			return nil, err
 		}
 		e := &hostExit{c.(*net.TCPConn), lease}
+		lease.local = localOf(c)
+		lease.carried = func() (sent, received uint64, idle time.Duration) { return carried(e.TCPConn) }
 		lease.cut = func() {
 			e.SetLinger(0)
 			e.Close()
@@ -224,6 +240,7 @@ func (d *exitDialer) open(ctx context.Context, lease *exitLease) (net.Conn, erro
 		return nil, err
 	}
 	e := &upstreamExit{Conn: c, lease: lease}
+	lease.local, lease.carried = localOf(c), e.carried
 	lease.cut = func() { e.Close() }
 	return e, nil
 }

@@ -32,8 +32,11 @@ func (l *exitLease) logEnd(sent, received uint64) {
 		Key: l.key(), Started: l.started, State: nat.StateAssured, TCP: nat.TCPTimeWait,
 		Original: netstack.FlowCount{Bytes: sent}, Answers: netstack.FlowCount{Bytes: received},
 	}}
-	if l.withdrawn.Load() {
+	switch {
+	case l.withdrawn.Load():
 		e.Why, e.Flow.TCP = nat.Withdrawn, nat.TCPEstablished
+	case l.flushed.Load():
+		e.Flow.TCP = nat.TCPEstablished
 	}
 	l.d.n.logExitEnd(e, time.Now())
 }
@@ -73,6 +76,12 @@ func (n *Node) logExitDenied(r *exitRequest, d *filter.Decision) {
 		k := r.key()
 		log.denied(&k, d, int64(time.Since(n.started)))
 	}
+}
+
+// logExitRule writes the line of a new destination if the rule that decided on it asks for one.
+func (n *Node) logExitRule(r *exitRequest, d *filter.Decision) {
+	k := r.key()
+	n.net.LogRule(&k, d, bySOCKS)
 }
 
 // as returns the request of the same client for another destination.

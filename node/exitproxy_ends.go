@@ -20,19 +20,19 @@ type exitEnd struct {
 }
 
 // end finds a destination, or begins it. One whose way has changed begins anew.
-func (c *exitPacketConn) end(r *exitRequest, way exitWay) (*exitEnd, error) {
+func (c *exitPacketConn) end(r *exitRequest, way exitWay) (e *exitEnd, isNew bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.ends[r.to]
+	e = c.ends[r.to]
 	switch {
 	case c.closed:
-		return nil, net.ErrClosed
+		return nil, false, net.ErrClosed
 	case e != nil && e.exitWay == way:
-		return e, nil
+		return e, false, nil
 	case e != nil:
 		c.endLocked(e, nat.Withdrawn)
 	case !c.d.attempts.take(c.peer):
-		return nil, errAttempts
+		return nil, false, errAttempts
 	}
 	now := time.Now()
 	e = &exitEnd{exitRequest: *r, exitWay: way, started: now, last: now}
@@ -41,7 +41,7 @@ func (c *exitPacketConn) end(r *exitRequest, way exitWay) (*exitEnd, error) {
 	}
 	if way.via == filter.ViaUpstream {
 		if err := c.openUpLocked(e); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	} else {
 		h := c.hosts[way.real.Addr()]
@@ -49,7 +49,7 @@ func (c *exitPacketConn) end(r *exitRequest, way exitWay) (*exitEnd, error) {
 		c.hosts[way.real.Addr()] = h
 	}
 	c.ends[r.to] = e
-	return e, nil
+	return e, true, nil
 }
 
 // openUpLocked opens a way through the upstream, whose connections have one far end each.

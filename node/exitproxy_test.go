@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -27,6 +28,13 @@ type exitWorld struct {
 	alice   netip.AddrPort
 	reach   netip.Addr // what alice may reach
 	flowLog string
+	log     logText
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 const aliceMay = "AllowRouting = yes\nAllowLAN = yes"
@@ -48,7 +56,10 @@ func newExitWorld(t *testing.T, more ...string) *exitWorld {
 	if !w.reach.IsValid() {
 		t.Skip("this host has no IPv4 address but loopback")
 	}
-	w.n = start(t, w.write(t, aliceMay, more...), "")
+	if w.n, err = Start(t.Context(), Config{File: w.write(t, aliceMay, more...), Logger: slog.New(slog.NewTextHandler(&w.log, nil))}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.n.Close() })
 	w.apply(t, aliceMay, more...)
 	return w
 }

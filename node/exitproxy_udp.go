@@ -73,6 +73,9 @@ func (d *exitDialer) ListenPacket(ctx context.Context, r *proxy.Request) (proxy.
 		ends: make(map[netip.AddrPort]*exitEnd), hosts: make(map[netip.Addr]exitHost), names: make(map[string]*exitName),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	d.mu.Lock()
+	d.assoc[c] = struct{}{}
+	d.mu.Unlock()
 	c.wg.Go(c.readHost)
 	return c, nil
 }
@@ -104,12 +107,16 @@ func (c *exitPacketConn) send(b []byte, to netip.AddrPort) error {
 	r := c.as(to)
 	way, d, err := c.d.n.judge(&r)
 	if err != nil {
+		c.d.n.logExitRule(&r, &d)
 		c.d.n.logExitDenied(&r, &d)
 		return err
 	}
-	e, err := c.end(&r, way)
+	e, isNew, err := c.end(&r, way)
 	if err != nil {
 		return err
+	}
+	if isNew {
+		c.d.n.logExitRule(&r, &d)
 	}
 	if e.conn != nil {
 		_, err = e.conn.Write(b)
@@ -197,6 +204,9 @@ func (c *exitPacketConn) Close() error {
 	err := c.host.Close()
 	c.wg.Wait()
 	if !was {
+		c.d.mu.Lock()
+		delete(c.d.assoc, c)
+		c.d.mu.Unlock()
 		c.d.sockets.giveBack(c.peer)
 	}
 	return err

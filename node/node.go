@@ -81,6 +81,8 @@ type Node struct {
 	flowLog     atomic.Pointer[flowLog] // of the monitor, for who does not hold mu; nil: none
 	flowLogLoss atomic.Uint64           // lines of the flow log that were not written
 
+	benches benches
+
 	ctx      context.Context
 	cancel   context.CancelFunc
 	stopping atomic.Bool // by Shutdown

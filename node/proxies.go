@@ -1,10 +1,12 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -47,7 +49,7 @@ func (n *Node) proxyService(p config.Proxy) (*localService, error) {
 	kind, where := proxyKind(p), config.Position(p.File, p.Line)
 	rules := egress.Rules{Exits: p.Exits, Routes: p.Routes}
 	cfg := proxy.Config{
-		Name: kind, SOCKS: p.SOCKS, HTTP: p.HTTP, UDP: p.UDP, AllowFrom: p.AllowFrom, Logger: n.log,
+		Name: kind + " " + p.Listen[0].String(), SOCKS: p.SOCKS, HTTP: p.HTTP, UDP: p.UDP, AllowFrom: p.AllowFrom, Logger: n.log,
 		Dialer: n.egress.Dialer(func() egress.Rules { return rules }),
 	}
 	for _, u := range p.Users {
@@ -71,22 +73,22 @@ func hostSockets(l config.Listen, where string, most int) (list []socket) {
 	for port := first; port <= last; port++ {
 		network, address := l.At(uint16(port))
 		list = append(list, socket{
-			key: network + " " + address, where: where, max: most, optional: l.Optional,
-			listen: func() (io.Closer, error) { return listenHost(network, address) },
+			key: network + " " + address, where: where, max: most, optional: l.Optional, mode: cmp.Or(l.Mode, socketMode),
+			listen: func() (io.Closer, error) { return listenHost(network, address, l.Mode) },
 		})
 	}
 	return list
 }
 
-// socketMode is that of unix sockets: the node's own user may connect.
-const socketMode = 0o600
+// socketMode is that of unix sockets by default: the node's own user may connect.
+const socketMode fs.FileMode = 0o600
 
-// listenHost opens a socket of this host.
-func listenHost(network, address string) (io.Closer, error) {
+// listenHost opens a socket of this host; mode is that of a unix socket.
+func listenHost(network, address string, mode fs.FileMode) (io.Closer, error) {
 	ctx := context.Background()
 	switch {
 	case network == "unix":
-		return forward.ListenHost(ctx, network, address, socketMode)
+		return forward.ListenHost(ctx, network, address, cmp.Or(mode, socketMode))
 	case strings.HasPrefix(network, "udp"):
 		c, err := new(net.ListenConfig).ListenPacket(ctx, network, address)
 		return c, privileged(err)
@@ -119,26 +121,27 @@ func (n *Node) exitProxyServices(conf *config.Config) (list []wanted) {
 // peers are let in.
 func (n *Node) exitProxyService(a netip.Addr) (*localService, error) {
 	at := netip.AddrPortFrom(a, exitProxyPort)
-	pc, err := n.net.ListenPacket(at)
-	if err != nil {
-		return nil, fmt.Errorf("SOCKS5 for peers ([Exit] SOCKS5 = no ends it): %w", err)
-	}
+	pc := newExitSocket(at)
 	server, err := proxy.New(proxy.Config{
-		Name: "exit SOCKS5", SOCKS: true, UDP: true, PacketConn: pc, Dialer: n.exits, Logger: n.log,
+		Name: "exit SOCKS5", SOCKS: true, UDP: true, Reasons: true, PacketConn: pc, Dialer: n.exits, Logger: n.log,
 	})
 	if err != nil {
 		pc.Close()
 		return nil, err
 	}
+	where := "SOCKS5 for peers at " + at.String() + " ([Exit] SOCKS5 = no ends it)"
 	return &localService{
 		listen: []string{at.String()},
-		sockets: []socket{{
-			key: "mesh tcp " + at.String(), where: "SOCKS5 for peers at " + at.String(), max: hostBudget().services,
-			listen: func() (io.Closer, error) { return n.net.ListenTCP(at) },
-		}},
-		handle: server.ServeConn,
-		close:  func() { server.Close() },
-		stats:  func() ServiceStatus { return proxyStatus(server.Stats()) },
-		holds:  []string{"mesh udp " + at.String()},
+		sockets: []socket{
+			{
+				key: "mesh tcp " + at.String(), where: where, max: hostBudget().services,
+				listen: func() (io.Closer, error) { return n.net.ListenTCP(at) },
+			},
+			{key: "mesh udp " + at.String(), where: where, listen: func() (io.Closer, error) { return n.net.ListenPacket(at) }},
+		},
+		handle:  server.ServeConn,
+		packets: pc,
+		close:   func() { server.Close() },
+		stats:   func() ServiceStatus { return proxyStatus(server.Stats()) },
 	}, nil
 }

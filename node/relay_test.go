@@ -221,8 +221,11 @@ func TestRelayStopsAndComesBack(t *testing.T) {
 	before := na.Status().Peers[0].Path.Since
 
 	r.close()
-	eventually(t, "the loss is seen", func() bool { return na.Status().Peers[0].Path.Kind == PathNone })
-	s := na.Status()
+	var s Status
+	eventually(t, "the loss is seen", func() bool { // by the peer's path first, and then by the relay's state
+		s = na.Status()
+		return s.Peers[0].Path.Kind == PathNone && !s.Relays[0].Connected
+	})
 	if reason := s.Peers[0].Path.Reason; !strings.Contains(reason, "cut off from the relay") || !strings.Contains(reason, "no relay is connected ("+r.url()) {
 		t.Errorf("reason: %s", reason)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"reflect"
 	"slices"
@@ -28,7 +29,6 @@ type localService struct {
 	packets packetServer                          // of datagram sockets; nil without any
 	close   func()
 	stats   func() ServiceStatus // what the service itself counts
-	holds   []string             // keys of sockets that it has opened by itself
 }
 
 // wanted is a service that the configuration asks for. It is built only if the one in force is not the same already: a reload leaves
@@ -51,6 +51,7 @@ type socket struct {
 	where    string                    // for errors: "culvert.conf:12: [SOCKS5] Listen"
 	listen   func() (io.Closer, error) // a net.Listener or a net.PacketConn
 	max      int                       // connections at once; 0: the default
+	mode     fs.FileMode               // of the file of a unix socket
 	optional bool                      // an address that this host need not have
 	err      error                     // why it is not open
 }
@@ -58,6 +59,7 @@ type socket struct {
 // slot is an open socket. Which service gets its connections may change; the socket stays.
 type slot struct {
 	socket
+	opened  io.Closer // what listen has returned
 	service atomic.Pointer[localService]
 	server  *stream.Server // of a stream socket
 	packets packetServer   // of a datagram socket
@@ -129,9 +131,7 @@ func (p *plan) add(w wanted) error {
 		p.fresh = append(p.fresh, svc)
 	}
 	p.list = append(p.list, svc)
-	for _, key := range svc.holds {
-		p.claimed[key] = svc.kind
-	}
+
 	for _, k := range svc.sockets {
 		if other, ok := p.claimed[k.key]; ok {
 			return fmt.Errorf("%s: %s is taken already, by %s", k.where, k.key, other)
@@ -162,11 +162,7 @@ func (p *plan) checkLate() error {
 		going = append(going, key)
 	}
 	going = slices.DeleteFunc(going, func(key string) bool { return p.claimed[key] != "" }) // those change hands
-	for _, svc := range p.s.list {
-		if !slices.Contains(p.list, svc) {
-			going = append(going, svc.holds...)
-		}
-	}
+
 	for _, k := range p.late {
 		if !slices.ContainsFunc(going, func(key string) bool { return samePort(k.key, key) }) {
 			return fmt.Errorf("%s: %w", k.where, k.err)
@@ -241,6 +237,7 @@ func (p *plan) commit() {
 func (s *services) place(svc *localService, k socket, had *slot, opened io.Closer) *slot {
 	if had != nil && (had.service.Load() == svc || had.server != nil && had.max == k.max) {
 		had.service.Store(svc)
+		s.setMode(had, k)
 		return had
 	}
 	if had == nil && opened == nil {
@@ -254,7 +251,7 @@ func (s *services) place(svc *localService, k socket, had *slot, opened io.Close
 			return nil
 		}
 	}
-	sl := &slot{socket: k, served: make(chan struct{})}
+	sl := &slot{socket: k, opened: opened, served: make(chan struct{})}
 	sl.service.Store(svc)
 	switch c := opened.(type) {
 	case net.Listener:
@@ -268,6 +265,19 @@ func (s *services) place(svc *localService, k socket, had *slot, opened io.Close
 		s.wg.Go(func() { s.ended(sl, sl.packets.Serve(c)) })
 	}
 	return sl
+}
+
+// setMode gives the file of an open unix socket the mode that is wanted now.
+func (s *services) setMode(sl *slot, k socket) {
+	file, ok := sl.opened.(interface{ SetMode(fs.FileMode) error })
+	if !ok || sl.mode == k.mode {
+		return
+	}
+	if err := file.SetMode(k.mode); err != nil {
+		s.n.log.Error("a socket keeps its mode; the next reload tries again", "at", k.where, "err", err)
+		return
+	}
+	sl.mode = k.mode
 }
 
 // retire closes a socket whose address another takes. Its connections go on.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -127,6 +128,47 @@ func TestReloadGivesNoSocketTwice(t *testing.T) {
 	}
 }
 
+// One reload is enough for the port of the node's own SOCKS5 to change hands, in either direction.
+func TestReloadGivesPort1080FromAPublishedPortToSOCKS5(t *testing.T) {
+	far, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	published := "[Exit]\nSOCKS5 = no\n[Publish]\nListen = 1080/tcp,udp\nTo = " + far.LocalAddr().String() + "\n"
+	w := newLoneNode(t, published)
+	for range 2 {
+		w.reload(t, "")
+		if kinds := kindsOf(w.n); !slices.Equal(kinds, []string{"exit SOCKS5"}) {
+			t.Errorf("services %v", kinds)
+		}
+		w.reload(t, published)
+		u, err := w.n.Dial(t.Context(), "udp", w.side.addr+":1080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(u, "hello")
+		b := make([]byte, 100)
+		far.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if n, _, err := far.ReadFrom(b); err != nil || string(b[:n]) != "hello" {
+			t.Errorf("got %q, %v", b[:n], err)
+		}
+		u.Close()
+	}
+	w.side.write(t, w.user, "[SOCKS5]\nListen = 192.0.2.1:1\nAllowFrom = 192.0.2.0/24\n")
+	if w.n.Reload() == nil { // which had SOCKS5 built before it failed
+		t.Error("a listener at an address of nobody opened")
+	}
+	w.reload(t, "")
+	w.n.services.n.mu.Lock()
+	defer w.n.services.n.mu.Unlock()
+	for _, network := range []string{"tcp", "udp"} {
+		if w.n.services.slots["mesh "+network+" "+w.side.addr+":1080"] == nil {
+			t.Errorf("no %s socket of SOCKS5", network)
+		}
+	}
+}
+
 func kindsOf(n *Node) (kinds []string) {
 	for _, s := range n.Status().Services {
 		kinds = append(kinds, s.Kind)
@@ -178,6 +220,37 @@ func TestReloadKeepsAUnixSocketsFile(t *testing.T) {
 	if _, err := os.Stat(path); err == nil {
 		t.Error("the file is left")
 	}
+}
+
+// The mode of a socket follows the configuration, also while its file stays.
+func TestModeOfAUnixSocket(t *testing.T) {
+	path, other := filepath.Join(t.TempDir(), "p.sock"), filepath.Join(t.TempDir(), "f.sock")
+	text := func(proxy, forward string) string {
+		return "[HTTP]\nListen = unix:" + path + "\n" + proxy + "[Forward]\nListen = unix:" + other + "\nTo = user:80\n" + forward
+	}
+	w := newLoneNode(t, text("", "Mode = 0666\n"))
+	mode := func(file string, want fs.FileMode) {
+		t.Helper()
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != want {
+			t.Errorf("got %v, %v; want %o", info.Mode(), err, want)
+		}
+	}
+	mode(path, 0o600)
+	mode(other, 0o666)
+	before, _ := os.Stat(path)
+	w.reload(t, text("Mode = 0660\n", ""))
+	mode(path, 0o660)
+	mode(other, 0o600)
+	if after, _ := os.Stat(path); !os.SameFile(before, after) {
+		t.Error("the file is another one")
+	}
+	w.reload(t, text("Mode = 0660\nMaxConnections = 7\n", "")) // which makes a new socket
+	mode(path, 0o660)
+	w.side.write(t, w.user, text("Mode = 0600\n", "")+"[SOCKS5]\nListen = 192.0.2.1:1\nAllowFrom = 192.0.2.0/24\n")
+	if w.n.Reload() == nil {
+		t.Fatal("a listener at an address of nobody opened")
+	}
+	mode(path, 0o660) // a reload that fails changes nothing
 }
 
 func TestReloadIsRefusedWhileStopping(t *testing.T) {

@@ -28,16 +28,22 @@ type ServiceStatus struct {
 	Total       uint64   `json:"total"`
 	Failed      uint64   `json:"failed"`     // targets that could not be reached
 	Denied      uint64   `json:"denied"`     // clients that may not use it, wrong passwords
+	BadLogins   uint64   `json:"bad_logins"` // of them wrong passwords
 	SentBytes   uint64   `json:"sent_bytes"` // from clients to targets; of connections that have ended
 	RcvdBytes   uint64   `json:"rcvd_bytes"`
 	LastError   string   `json:"last_error,omitempty"`
 	LastErrorAt Moment   `json:"last_error_at,omitzero"`
+
+	// Of a proxy: whose the last error was, an address or a network of 64 bits, and where it wanted to go; "" where it did not say.
+	LastErrorClient string `json:"last_error_client,omitempty"`
+	LastErrorTarget string `json:"last_error_target,omitempty"`
 }
 
 func proxyStatus(s proxy.Stats) ServiceStatus {
 	st := ServiceStatus{
-		Active: s.Active + s.Associations, Total: s.Connections, Denied: s.Denied + s.BadLogins,
+		Active: s.Active + s.Associations, Total: s.Connections, Denied: s.Denied + s.BadLogins, BadLogins: s.BadLogins,
 		SentBytes: s.FromClients, RcvdBytes: s.ToClients,
+		LastError: s.Last.Reason, LastErrorAt: Moment{s.Last.At}, LastErrorClient: s.Last.Client, LastErrorTarget: s.Last.Target,
 	}
 	for _, f := range s.Failed {
 		st.Failed += f
@@ -120,9 +126,23 @@ func (s Status) writeServices(t io.Writer, now time.Time) {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", v.Kind, strings.Join(v.Listen, " "), strings.TrimPrefix(to, "to "), v.Active, v.Total, v.Failed, v.Denied,
 			show.Bytes(v.SentBytes), show.Bytes(v.RcvdBytes))
 		if v.LastError != "" {
-			fmt.Fprintf(t, "  %s ago: %s\n", show.Span(now.Sub(v.LastErrorAt.Time)), v.LastError)
+			fmt.Fprintf(t, "  %s ago: %s\n", show.Span(now.Sub(v.LastErrorAt.Time)), show.Printable(v.lastError()))
+		}
+		if v.BadLogins > 0 {
+			fmt.Fprintf(t, "  wrong passwords: %d\n", v.BadLogins)
 		}
 	}
+}
+
+// lastError is the last error with whom it befell: "127.0.0.1 to db:5432: connection refused".
+func (v *ServiceStatus) lastError() string {
+	switch {
+	case v.LastErrorClient == "":
+		return v.LastError
+	case v.LastErrorTarget == "":
+		return v.LastErrorClient + ": " + v.LastError
+	}
+	return v.LastErrorClient + " to " + v.LastErrorTarget + ": " + v.LastError
 }
 
 func (s Status) writeExits(t io.Writer, now time.Time) {
@@ -147,6 +167,7 @@ func serviceMetrics(list []ServiceStatus, exits []ExitStatus) []control.Metric {
 	total := control.Metric{Name: "culvert_service_connections", Type: control.Counter, Help: "Connections and UDP sessions that a service has had."}
 	failed := control.Metric{Name: "culvert_service_failures", Type: control.Counter, Help: "Connections whose target could not be reached."}
 	denied := control.Metric{Name: "culvert_service_denied", Type: control.Counter, Help: "Clients that may not use a service, and wrong passwords."}
+	logins := control.Metric{Name: "culvert_service_bad_logins", Type: control.Counter, Help: "Wrong passwords that clients of a proxy gave."}
 	moved := control.Metric{Name: "culvert_service_bytes", Type: control.Counter, Unit: "bytes", Help: "Carried by connections that have ended and by datagrams; sent is towards the target."}
 	up := control.Metric{Name: "culvert_exit_up", Help: "1 for an exit that proxies of this node can use, 0 for one that fails; absent while not known."}
 	for _, s := range list {
@@ -155,6 +176,7 @@ func serviceMetrics(list []ServiceStatus, exits []ExitStatus) []control.Metric {
 		total.Samples = append(total.Samples, control.One(float64(s.Total), labels...)...)
 		failed.Samples = append(failed.Samples, control.One(float64(s.Failed), labels...)...)
 		denied.Samples = append(denied.Samples, control.One(float64(s.Denied), labels...)...)
+		logins.Samples = append(logins.Samples, control.One(float64(s.BadLogins), labels...)...)
 		moved.Samples = append(moved.Samples, control.One(float64(s.SentBytes), append(labels, "direction", "sent")...)...)
 		moved.Samples = append(moved.Samples, control.One(float64(s.RcvdBytes), append(labels, "direction", "received")...)...)
 	}
@@ -167,5 +189,5 @@ func serviceMetrics(list []ServiceStatus, exits []ExitStatus) []control.Metric {
 			up.Samples = append(up.Samples, control.One(v, "exit", e.Name)...)
 		}
 	}
-	return []control.Metric{active, total, failed, denied, moved, up}
+	return []control.Metric{active, total, failed, denied, logins, moved, up}
 }

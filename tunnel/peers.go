@@ -59,6 +59,7 @@ func (t *Tunnel) addLocked(p *Peer) error {
 		return err
 	}
 	t.peers.put(n)
+	t.watchQueues(p.PublicKey)
 	t.names.update(newsOf(nil, old, n))
 	return nil
 }
@@ -100,6 +101,7 @@ func (t *Tunnel) applyLocked(peers peerSet) error {
 	t.peers = peers
 	var news []peerNews
 	for _, p := range peers.list {
+		t.watchQueues(p.PublicKey)
 		news = newsOf(news, old.byKey[p.PublicKey], p)
 	}
 	for _, p := range old.list {
@@ -150,6 +152,7 @@ func (t *Tunnel) expect(old, p *Peer, direct conn.Endpoint) {
 func (t *Tunnel) forget(key wgkey.Public) {
 	t.shakes.remove(key)
 	t.wire.link.remove(key)
+	t.queues.remove(key)
 }
 
 // newsOf appends what the step from old to n, either nil for none, means to the endpoints.

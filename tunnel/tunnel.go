@@ -77,6 +77,8 @@ type Config struct {
 	// Resolve looks up the addresses of a host name, best first. It must return when ctx ends. Nil means
 	// net.DefaultResolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	inFlight int // packets in each direction; 0 means packetsInFlight
 }
 
 // Peer is the configuration of one peer.
@@ -106,6 +108,7 @@ type Tunnel struct {
 	shakes *handshakes
 	names  *endpoints
 	recent recentState
+	queues *queues // nil: packets in flight are not bounded
 
 	mu      sync.Mutex // guards the following and serialises changes of the device
 	peers   peerSet    // as configured last
@@ -129,6 +132,9 @@ func New(dev tun.Device, cfg Config) (*Tunnel, error) {
 		cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		}
+	}
+	if cfg.inFlight == 0 {
+		cfg.inFlight = packetsInFlight()
 	}
 	if cfg.PrivateKey.IsZero() {
 		dev.Close()
@@ -154,8 +160,10 @@ func New(dev tun.Device, cfg Config) (*Tunnel, error) {
 	t.wire = &wire{
 		Bind: cfg.Bind, log: cfg.Logger, shakes: t.shakes, link: newRelayLink(cfg.Relay), stamp: cfg.Stamp, answersOnly: cfg.AnswersOnly,
 		fixed: cfg.ListenPort, ports: ports, failing: t.names.failing, initiate: t.initiate,
+		in: newFlight(cfg.inFlight), out: newFlight(cfg.inFlight),
 	}
-	t.dev = device.NewDevice(steady(dev), t.wire, bridge(cfg.Logger))
+	t.dev = device.NewDevice(counted(steady(dev), t.wire.in, t.wire.out), t.wire, bridge(cfg.Logger))
+	t.boundFlight()
 	if err := t.configure(deviceText(cfg.PrivateKey)); err != nil {
 		t.dev.Close()
 		return nil, fmt.Errorf("new tunnel: %w", err)

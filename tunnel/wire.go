@@ -36,6 +36,7 @@ type wire struct {
 	sockets     sockets
 	opened      atomic.Uint32 // the port; zero while closed
 	held        heldBack
+	in, out     *flight // packets that wireguard-go has; nil: not counted
 
 	mu   sync.Mutex    // guards the following
 	done chan struct{} // closed by Close; nil while closed, and without a relay
@@ -131,7 +132,9 @@ func (w *wire) receiver(recv conn.ReceiveFunc, source func(conn.Endpoint) netip.
 	if w.stamp {
 		recv = stamping(recv, source)
 	}
+	in := entrance{flight: w.in}
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		in.wait()
 		n, err := recv(bufs, sizes, eps)
 		var now time.Time
 		confirm := w.shakes.unconfirmed.Load() > 0
@@ -143,11 +146,13 @@ func (w *wire) receiver(recv conn.ReceiveFunc, source func(conn.Endpoint) netip.
 			generation = w.link.generation()
 		}
 		var count tally
+		data := 0
 		for i := range n {
 			if sizes[i] == 0 {
 				continue
 			}
 			if bufs[i][0] == typeTransport {
+				data++
 				if confirm && sizes[i] >= transportMinLen {
 					w.confirmed(receiverIndex(bufs[i]), eps[i], now)
 				}
@@ -166,6 +171,7 @@ func (w *wire) receiver(recv conn.ReceiveFunc, source func(conn.Endpoint) netip.
 			}
 		}
 		count.end()
+		in.enter(data)
 		return n, err
 	}
 }
@@ -220,8 +226,11 @@ func (w *wire) settle(key wgkey.Public, index uint32, at conn.Endpoint, now time
 	}
 }
 
-// Send implements conn.Bind. wireguard-go sends each handshake message alone.
+// Send implements conn.Bind. wireguard-go sends each handshake message and each keepalive alone.
 func (w *wire) Send(bufs [][]byte, to conn.Endpoint) error {
+	if len(bufs) > 1 || len(bufs) == 1 && len(bufs[0]) > transportMinLen && bufs[0][0] == typeTransport {
+		defer w.out.leave(len(bufs))
+	}
 	if len(bufs) == 1 && len(bufs[0]) > 0 && bufs[0][0] != typeTransport && !w.answersOnly {
 		switch msg := bufs[0]; {
 		case msg[0] == typeInitiation && len(msg) == initiationLen:

@@ -62,6 +62,7 @@ func newApp() *cli.App {
 			conntrackCommand(),
 			explainCommand(),
 			pingCommand(),
+			benchCommand(),
 			netcheckCommand(),
 			relayCommand(),
 			attachCommand(),

@@ -247,14 +247,49 @@ func clientSocket(c *cli.Context) (string, error) {
 	}
 	state, _ := p.state(c.String("state")) // without one there is one place less to look at
 	cfg, _, err := loadConfig(c)
-	if err == nil {
+	var faults config.Errors
+	switch {
+	case errors.As(err, &faults):
+		return p.faultySocket(c, state, err)
+	case err == nil:
 		socket, err := p.socket("", cfg, state)
 		if err != nil || isSocket(socket) || c.String("config") != "" {
 			return socket, err
 		}
-	} else if c.String("config") != "" {
+	case c.String("config") != "":
 		return "", err
 	}
+	return p.onlySocket(state)
+}
+
+// faultySocket finds the node whose configuration has faults, which does not keep a running one from being looked at: where what can
+// be made out of it says, else the only one running, as a fault may hide the socket's name.
+func (p places) faultySocket(c *cli.Context, state string, faults error) (string, error) {
+	at, err := findConfig(c)
+	if err != nil {
+		return "", err
+	}
+	place, err := config.LoadPlace(at.file, config.Options{State: at.state, Sources: at.sources})
+	if err != nil {
+		return "", err
+	}
+	cfg := &config.Config{Interface: config.Interface{Name: place.Name}, Control: config.Control{Socket: place.Socket}}
+	if socket, err := p.socket("", cfg, state); err == nil && isSocket(socket) {
+		return socket, nil
+	}
+	socket, err := p.onlySocket(state)
+	named := c.String("config") != ""
+	switch {
+	case err != nil && named:
+		return "", faults
+	case err == nil && named:
+		fmt.Fprintf(c.App.ErrWriter, "culvert: warning: %s has faults, so that its node is a guess: the one at %s; culvert check tells them\n", nameOf(at.file), socket)
+	}
+	return socket, err
+}
+
+// onlySocket finds the only node that runs in the default places.
+func (p places) onlySocket(state string) (string, error) {
 	switch list := p.running(state); len(list) {
 	case 0:
 		return "", errNoNode

@@ -25,7 +25,9 @@ func relayCommand() *cli.Command {
 		ArgsUsage: " ",
 		Description: "Needs no configuration and no privilege: keys and a certificate are made in the state folder, and the lines that\n" +
 			"nodes need are printed. Nobody is admitted until culvert relay allow has their key. SIGTERM tells the clients\n" +
-			"to connect again and ends within 5 seconds; a second one ends at once.",
+			"to connect again and ends within 5 seconds; a second one ends at once.\n\n" +
+			"Every key of the configuration is a variable too, such as CULVERT_RELAYD_URL, CULVERT_RELAYD_STUN_LISTEN or\n" +
+			"CULVERT_RELAYD_PRIVATE_KEY_FILE: culvert relay check --env-list prints all of them.",
 		Subcommands: []*cli.Command{
 			relayStatusCommand(), relayAllowCommand(), relayDenyCommand(), relayListCommand(), relayCheckCommand(), relayConfigCommand(),
 		},
@@ -83,6 +85,7 @@ func runRelay(c *cli.Context) error {
 	defer signal.Stop(signals)
 	r, err := relayd.Start(c.Context, relayd.Config{
 		File: at.conf.File, State: at.state, Socket: socket, Listen: listen, Open: c.Bool("open"), Version: readVersion().Version, Logger: log,
+		Environ: os.Environ(),
 	})
 	if err != nil {
 		return err

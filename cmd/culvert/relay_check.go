@@ -19,8 +19,11 @@ func relayCheckCommand() *cli.Command {
 		Usage:     "validate a relay's configuration, its allow file and its certificate files",
 		ArgsUsage: "[FILE]",
 		Description: "Prints every error as FILE:LINE: message, and exits with status 1 if there is one. Warnings do not change\n" +
-			"the status.",
-		Flags:              []cli.Flag{relayConfigFlag(), stateFlag(), jsonFlag()},
+			"the status. A FILE given as an argument is checked without what the environment adds to it.",
+		Flags: []cli.Flag{
+			relayConfigFlag(), stateFlag(), jsonFlag(),
+			boolFlag("env-list", "print the variables that a relay's configuration can be made of, and what they mean"),
+		},
 		CustomHelpTemplate: cli.CommandHelpTemplate + example("culvert relay check /etc/culvert/relay.conf"),
 		Action:             runRelayCheck,
 	}
@@ -31,13 +34,19 @@ func runRelayCheck(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("env-list") {
+		return printRelayEnvList(c.App.Writer, c.Bool("json"))
+	}
 	places := hostPlaces()
 	state, err := places.state(c.String("state"))
 	if err != nil {
 		return err
 	}
-	file := cmp.Or(args[0], places.relayConfig(c.String("config"), state))
-	conf, err := config.LoadRelay(file, config.Options{State: state})
+	file, options := args[0], config.Options{State: state}
+	if file == "" {
+		file, options = places.relayConfig(c.String("config"), state), relayOptions(state)
+	}
+	conf, err := config.LoadRelay(file, options)
 	result := checkResult{File: file, OK: err == nil, Errors: []config.Diagnostic{}, Warnings: []config.Diagnostic{}}
 	var faults config.Errors
 	switch {
@@ -49,6 +58,7 @@ func runRelayCheck(c *cli.Context) error {
 		more, warnings := relayd.Check(conf, time.Now())
 		result.OK, result.Errors = len(more) == 0, append(result.Errors, more...)
 		result.Warnings = slices.Concat(result.Warnings, conf.Warnings, warnings)
+		result.Environment = conf.Environment
 	}
 	if c.Bool("json") {
 		err = printJSON(c.App.Writer, result)
@@ -69,11 +79,15 @@ func printRelayCheck(c *cli.Context, r checkResult, conf *config.RelayConfig) er
 	if !r.OK {
 		return nil
 	}
+	printVariables(c.App.Writer, r.Environment)
 	keys, err := relayPlace{conf: conf}.allowed()
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "%s: ok (relay %s, certificate: %v, keys: %d)\n",
-		cmp.Or(r.File, "no configuration, defaults"), conf.Server.Name, conf.Server.TLS, len(keys))
+	name := cmp.Or(r.File, "no configuration, defaults")
+	if r.File == "" && len(r.Environment) > 0 {
+		name = nameOf("")
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s: ok (relay %s, certificate: %v, keys: %d)\n", name, conf.Server.Name, conf.Server.TLS, len(keys))
 	return err
 }

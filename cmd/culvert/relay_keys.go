@@ -108,6 +108,9 @@ func runRelayDeny(c *cli.Context) error {
 	}
 	for _, a := range at.conf.Server.Allow {
 		if a.Key == key {
+			if strings.HasPrefix(a.File, config.RelayEnvPrefix) { // a file of such a name is one with a strange name
+				return fmt.Errorf("%s still allows %s: take it out of that variable too, and start the relay again", a.File, args[0])
+			}
 			return fmt.Errorf("%s:%d still allows %s: remove that line too, and reload the relay", a.File, a.Line, args[0])
 		}
 	}
@@ -225,7 +228,7 @@ func printKeys(c *cli.Context, list []listedKey) error {
 		case k.Connected != nil:
 			connected = "no"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s:%d\n", cmp.Or(k.Name, "-"), k.PublicKey, connected, k.File, k.Line)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", cmp.Or(k.Name, "-"), k.PublicKey, connected, config.Position(k.File, k.Line))
 	}
 	return w.Flush()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,8 +34,14 @@ const relaySocketDir = "culvert-relay" // below $XDG_RUNTIME_DIR; apart from nod
 // relayPlace is a relay as the command line and the environment name it: its configuration and where its files are.
 type relayPlace struct {
 	places places
+	file   string              // "": none, the environment and the defaults hold it all
 	conf   *config.RelayConfig // nil: it has errors
 	state  string
+}
+
+// relayOptions is where a relay's configuration is read beyond its file.
+func relayOptions(state string) config.Options {
+	return config.Options{State: state, Sources: config.Sources{Environ: os.Environ()}}
 }
 
 // findRelay reads the relay's configuration; without one it is all defaults.
@@ -44,7 +51,8 @@ func findRelay(c *cli.Context) (relayPlace, error) {
 	if at.state, err = at.places.state(c.String("state")); err != nil {
 		return at, err
 	}
-	at.conf, err = config.LoadRelay(at.places.relayConfig(c.String("config"), at.state), config.Options{State: at.state})
+	at.file = at.places.relayConfig(c.String("config"), at.state)
+	at.conf, err = config.LoadRelay(at.file, relayOptions(at.state))
 	return at, err
 }
 
@@ -64,12 +72,13 @@ func (p places) relayConfig(named, state string) string {
 
 // newSocket returns where a relay that starts listens for commands.
 func (at relayPlace) newSocket(named string) (string, error) {
-	socket := named
-	if socket == "" {
-		socket = at.conf.Control.Socket
-	}
+	return at.socket(cmp.Or(named, at.conf.Control.Socket), at.conf.Server.Name)
+}
+
+// socket returns the socket of a relay whose configuration has this one, or "", and this name.
+func (at relayPlace) socket(socket, name string) (string, error) {
 	if dir := at.places.getenv("XDG_RUNTIME_DIR"); socket == "" && filepath.IsAbs(dir) {
-		socket = filepath.Join(dir, relaySocketDir, at.conf.Server.Name+".sock")
+		socket = filepath.Join(dir, relaySocketDir, name+".sock")
 	}
 	if socket == "" {
 		socket = at.stateSocket()
@@ -111,8 +120,13 @@ func relayClient(c *cli.Context) (*control.Client, error) {
 	return nil, err
 }
 
-// anySocket finds the socket of a relay without its configuration: "" if there is none, or more than one to choose from.
+// anySocket finds the socket of a relay whose configuration has faults: "" if there is none, or more than one to choose from.
 func (at relayPlace) anySocket() string {
+	if place, err := config.LoadRelayPlace(at.file, relayOptions(at.state)); err == nil {
+		if socket, err := at.socket(place.Socket, place.Name); err == nil && isSocket(socket) {
+			return socket
+		}
+	}
 	if socket := at.stateSocket(); at.state != "" && isSocket(socket) {
 		return socket
 	}

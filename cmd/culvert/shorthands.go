@@ -50,7 +50,7 @@ func shorthandFlags() []cli.Flag {
 		shorthandFlag("forward", "L", "CULVERT_FORWARD", config.ForwardOption,
 			"lead a port of this host into the mesh: `FORWARD` is [BIND:]PORT:HOST:HOSTPORT[/udp] or SOCKET:HOST:HOSTPORT; repeatable"),
 		shorthandFlag("publish", "R", "CULVERT_PUBLISH", config.PublishOption,
-			"lead a port of the mesh address to a service of this host: `PUBLISH` is PORT:HOST:HOSTPORT[/udp] or PORT:SOCKET; repeatable"),
+			"lead a port of the mesh address to a service of this host: `PUBLISH` is PORT:HOST:HOSTPORT[/udp], PORT:HOSTPORT of 127.0.0.1, or PORT:SOCKET; repeatable"),
 		shorthandFlag("socks5", "D", "CULVERT_SOCKS5", config.ProxyOption,
 			"a proxy for SOCKS and HTTP into the mesh: `LISTEN` is [BIND:]PORT or SOCKET; repeatable"),
 		&cli.StringFlag{

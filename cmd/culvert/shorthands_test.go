@@ -17,7 +17,7 @@ func TestOptionsAndTheConfigurationShareNoVariable(t *testing.T) {
 	if len(names) < 50 {
 		t.Fatalf("only %d options", len(names))
 	}
-	for _, k := range config.EnvironmentKeys() {
+	for _, k := range slices.Concat(config.EnvironmentKeys(), config.RelayEnvironmentKeys()) {
 		for _, name := range []string{k.Name, strings.Replace(k.Name, "_<N>", "", 1)} {
 			if slices.Contains(names, name) || slices.Contains(names, name+"_FILE") {
 				t.Errorf("%s is an option too", name)

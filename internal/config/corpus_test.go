@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -187,6 +188,7 @@ func render(c *Config) string {
 func renderServices(b *strings.Builder, c *Config) {
 	yesNo := map[bool]string{true: "yes", false: "no"}
 	common := func(listen []Listen, exits []string, from []netip.Prefix) {
+		var mode fs.FileMode // one for all sockets of a section
 		for _, a := range listen {
 			switch text := a.String(); {
 			case a.Optional && a.Addr.Addr().Is6(): // goes with the IPv4 one
@@ -194,6 +196,10 @@ func renderServices(b *strings.Builder, c *Config) {
 				fmt.Fprintf(b, "Listen = localhost%s\n", strings.TrimPrefix(text, "127.0.0.1"))
 			default:
 				fmt.Fprintf(b, "Listen = %s\n", text)
+			}
+			if a.Mode != 0 && a.Mode != mode {
+				mode = a.Mode
+				fmt.Fprintf(b, "Mode = %04o\n", mode)
 			}
 		}
 		if len(exits) > 0 {

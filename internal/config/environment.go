@@ -14,10 +14,45 @@ import (
 // EnvPrefix begins the names of Culvert's own variables.
 const EnvPrefix = "CULVERT_"
 
+// RelayEnvPrefix begins those that the configuration of a relay can be made of, which has sections by the same names as a node's.
+// The keys of its [Relay] follow at once: CULVERT_RELAYD_URL, but CULVERT_RELAYD_STUN_LISTEN.
+const RelayEnvPrefix = EnvPrefix + "RELAYD_"
+
 const (
 	fileSuffix = "_FILE"
 	noNumber   = -1 // of a section whose variables have none
 )
+
+// envNames is how the variables of one kind of configuration are named.
+type envNames struct {
+	prefix string
+	plain  string // the section whose name its variables go without; "": none
+}
+
+// section returns what the names of a section's variables begin with.
+func (n envNames) section(section string, number int) string {
+	if section == n.plain {
+		return strings.TrimSuffix(n.prefix, "_")
+	}
+	name := n.prefix + strings.ToUpper(section)
+	if number != noNumber {
+		name += "_" + strconv.Itoa(number)
+	}
+	return name
+}
+
+// cut takes the name of a variable apart; it is not ours if it has not the prefix, or has that of the other kind.
+func (n envNames) cut(kinds []sectionKind, name string) (kind *sectionKind, section, key string, ours bool) {
+	rest, ours := strings.CutPrefix(name, n.prefix)
+	if !ours || n.prefix == EnvPrefix && strings.HasPrefix(name, RelayEnvPrefix) {
+		return nil, "", "", false
+	}
+	section, key, _ = strings.Cut(rest, "_")
+	if kind = sectionOf(kinds, section); kind == nil && n.plain != "" {
+		kind, key = sectionOf(kinds, n.plain), rest
+	}
+	return kind, section, key, true
+}
 
 // Variable is a variable of the environment that is part of a configuration.
 type Variable struct {
@@ -39,20 +74,9 @@ type variable struct {
 	file   bool // value names a file
 }
 
-// sectionName is the name that all variables of the section begin with.
-func (v *variable) sectionName() string { return envSection(v.kind.name, v.number) }
-
-func envSection(section string, number int) string {
-	name := EnvPrefix + strings.ToUpper(section)
-	if number != noNumber {
-		name += "_" + strconv.Itoa(number)
-	}
-	return name
-}
-
 // HasEnvironment reports whether some of the variables, each "NAME=value", are part of a configuration, or are meant to be.
 func HasEnvironment(environ []string) bool {
-	l := &loader{kinds: nodeSections()}
+	l := &loader{kinds: nodeSections(), names: envNames{prefix: EnvPrefix}}
 	return len(l.variables(environ)) > 0 || len(l.faults) > 0 || len(l.misspelt) > 0
 }
 
@@ -62,7 +86,7 @@ func (l *loader) environmentSections(environ []string) (sections []section) {
 	for i, v := range vars {
 		l.cfg.Environment = append(l.cfg.Environment, v.Variable)
 		if i == 0 || v.kind.name != vars[i-1].kind.name || v.number != vars[i-1].number {
-			sections = append(sections, section{name: v.kind.name, line: l.addOrigin(origin{name: v.sectionName()})})
+			sections = append(sections, section{name: v.kind.name, line: l.addOrigin(origin{name: l.names.section(v.kind.name, v.number)})})
 		}
 		last := &sections[len(sections)-1]
 		last.entries = append(last.entries, l.entriesOf(&v)...)
@@ -75,13 +99,12 @@ func (l *loader) variables(environ []string) (list []variable) {
 	environ = slices.Sorted(slices.Values(environ))
 	for _, pair := range environ {
 		name, value, _ := strings.Cut(pair, "=")
-		rest, ours := strings.CutPrefix(name, EnvPrefix)
+		kind, section, key, ours := l.names.cut(l.kinds, name)
 		if !ours || value == "" { // compose files pass on what is not set as empty
 			continue
 		}
-		v := variable{Variable: Variable{Name: name}, value: value, number: noNumber}
-		section, key, _ := strings.Cut(rest, "_")
-		if v.kind = sectionOf(l.kinds, section); v.kind == nil {
+		v := variable{Variable: Variable{Name: name}, kind: kind, value: value, number: noNumber}
+		if v.kind == nil {
 			l.misspeltSection(name, section, key)
 			continue
 		}
@@ -124,11 +147,17 @@ func (v *variable) parse(s string) bool {
 		}
 		return i >= 0
 	}
-	if name, ok := strings.CutSuffix(s, fileSuffix); ok && find(name) {
+	if name, ok := strings.CutSuffix(s, fileSuffix); ok && !v.kind.hasFileKey(s) && find(name) {
 		v.file = true
 		return true
 	}
 	return find(s)
+}
+
+// hasFileKey reports whether a word that ends in _FILE is a key of its own, not one that stands for the content of a file.
+func (k *sectionKind) hasFileKey(s string) bool {
+	s = strings.ReplaceAll(s, "_", "")
+	return slices.ContainsFunc(k.keys, func(k keyInfo) bool { return strings.EqualFold(k.name, s) && k.slot == k.name })
 }
 
 // isServiceLink reports whether a variable is one that Kubernetes sets for a service named culvert-SECTION in the pod's namespace.
@@ -160,7 +189,7 @@ func (l *loader) misspeltSection(name, section, key string) {
 	}
 	if v := (variable{kind: near}); v.parse(key) {
 		l.known(name)
-		message := fmt.Sprintf("is not used; did you mean %s%s_%s?", EnvPrefix, strings.ToUpper(near.name), key)
+		message := fmt.Sprintf("is not used; did you mean %s_%s?", l.names.section(near.name, noNumber), key)
 		l.misspelt = append(l.misspelt, Diagnostic{name, 0, message})
 	}
 }
@@ -175,12 +204,12 @@ func (l *loader) unknownVariable(v *variable, key string) {
 		names = append(names, envKey(k.name))
 	}
 	if key == "" || strings.Trim(key, "0123456789") == "" {
-		l.faultOf(v.Name, "names the section [%s] and no key of it, such as %s_%s", v.kind.name, envSection(v.kind.name, v.number), names[0])
+		l.faultOf(v.Name, "names the section [%s] and no key of it, such as %s_%s", v.kind.name, l.names.section(v.kind.name, v.number), names[0])
 		return
 	}
 	hint := ""
 	if near := Nearest(key, names); near != "" {
-		hint = "; did you mean " + envSection(v.kind.name, v.number) + "_" + near + "?"
+		hint = "; did you mean " + l.names.section(v.kind.name, v.number) + "_" + near + "?"
 	}
 	l.faultOf(v.Name, "[%s] has no such key%s", v.kind.name, hint)
 }

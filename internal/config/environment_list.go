@@ -13,15 +13,24 @@ type EnvironmentKey struct {
 }
 
 // EnvironmentKeys lists the variables that a configuration can be made of, those with _FILE left out.
-func EnvironmentKeys() (list []EnvironmentKey) {
-	for _, k := range nodeSections() {
-		section := EnvPrefix + strings.ToUpper(k.name)
+func EnvironmentKeys() []EnvironmentKey {
+	return environmentKeys(nodeSections(), envNames{prefix: EnvPrefix})
+}
+
+// RelayEnvironmentKeys lists those that the configuration of a relay can be made of, likewise.
+func RelayEnvironmentKeys() []EnvironmentKey {
+	return environmentKeys(relaySections(), relayEnvNames())
+}
+
+func environmentKeys(kinds []sectionKind, names envNames) (list []EnvironmentKey) {
+	for _, k := range kinds {
+		section := names.section(k.name, noNumber)
 		if !k.single {
 			section += "_<N>"
 		}
 		for _, key := range k.keys {
 			// The KeyFile of a key is its variable with _FILE.
-			if base, ok := strings.CutSuffix(key.name, "File"); ok && hasName(k.keyNames(), base) {
+			if base, ok := strings.CutSuffix(key.name, "File"); ok && hasName(k.keyNames(), base) && !k.hasFileKey(key.name) {
 				continue
 			}
 			list = append(list, EnvironmentKey{section + "_" + envKey(key.name), key.doc, key.list})

@@ -296,7 +296,7 @@ func TestFilesNamedByVariablesLieInTheWorkingDirectory(t *testing.T) {
 
 // The list of variables is that of the keys: each can be set, and is found under its own name.
 func TestEveryListedVariableIsAKey(t *testing.T) {
-	l := &loader{kinds: nodeSections()}
+	l := &loader{kinds: nodeSections(), names: envNames{prefix: EnvPrefix}}
 	keys := 0
 	for _, k := range l.kinds {
 		for _, key := range k.keys {

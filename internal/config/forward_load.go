@@ -1,6 +1,7 @@
 package config
 
 import (
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -12,6 +13,7 @@ import (
 type forwardDraft struct {
 	Forward
 	listen []listenDraft
+	mode   fs.FileMode // of those that are unix sockets
 	line   int
 	keys   map[string]int
 }
@@ -21,6 +23,10 @@ var forwardKeys = []key[forwardDraft]{
 		set: func(l *loader, t *forwardDraft, v value) error {
 			return l.addListeners(&t.listen, "[Forward]", v, listenRules{ranges: true, udp: true})
 		}},
+	{name: "Mode", doc: "as in [SOCKS5]", set: func(_ *loader, t *forwardDraft, v value) (err error) {
+		t.mode, err = parseSocketMode(v.text)
+		return err
+	}},
 	{name: "To", doc: "HOST:PORT[-PORT] in the mesh or behind an exit, or HOST for the same ports",
 		set: func(_ *loader, t *forwardDraft, v value) (err error) {
 			t.Host, t.Ports, err = parseForwardTo(v.text)
@@ -114,6 +120,7 @@ func (l *loader) checkForwards() {
 		if d.Host != "" && len(d.listen) > 0 {
 			l.matchPorts(d)
 		}
+		l.setMode(d.listen, d.keys, d.mode)
 		for _, a := range d.listen {
 			d.Listen = append(d.Listen, a.Listen)
 		}

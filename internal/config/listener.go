@@ -1,6 +1,7 @@
 package config
 
 import (
+	"io/fs"
 	"net"
 	"net/netip"
 	"strconv"
@@ -28,6 +29,7 @@ type Listen struct {
 	Addr    netip.AddrPort // an invalid address stands for every one of the host, of both families; zero with Path
 	Ports   PortRange      // from Addr's port on; zero with Path
 	Path    string         // of a unix socket, absolute or relative to the working directory; "": none
+	Mode    fs.FileMode    // of its file; 0: the default, which lets this process's user alone connect
 
 	// Optional: one of the two loopback addresses that a bare port stands for. A host that has not this one is no fault.
 	Optional bool

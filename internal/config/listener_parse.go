@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"io/fs"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -177,6 +178,38 @@ func socketPath(path, dir string) (string, error) {
 		return "", reject(path, "is too long for a socket: at most %d bytes", maxSocketPath)
 	}
 	return path, nil
+}
+
+// parseSocketMode reads the mode of a unix socket: who may connect. That takes the permission to write, and nothing else means
+// anything.
+func parseSocketMode(s string) (fs.FileMode, error) {
+	switch strings.TrimPrefix(s, "0") {
+	case "600":
+		return 0o600, nil
+	case "660":
+		return 0o660, nil
+	case "666":
+		return 0o666, nil
+	}
+	return 0, reject(s, "is no mode of a socket: want 0600 for this node's user, 0660 for its group too, or 0666 for all users of this host")
+}
+
+// setMode gives the sockets among a section's listeners their mode.
+func (l *loader) setMode(list []listenDraft, keys map[string]int, mode fs.FileMode) {
+	line, given := keys["Mode"]
+	if !given || l.hasFault(line) {
+		return
+	}
+	sockets := 0
+	for i := range list {
+		if list[i].Path != "" {
+			list[i].Mode = mode
+			sockets++
+		}
+	}
+	if sockets == 0 && len(list) > 0 {
+		l.fault(line, "Mode: is for unix sockets, and no Listen of this section is one")
+	}
 }
 
 // addListeners is the setter of Listen.

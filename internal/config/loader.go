@@ -29,7 +29,7 @@ type Sources struct {
 	// Environ holds variables, each "NAME=value", of which CULVERT_SECTION_KEY are part of the configuration, such as
 	// CULVERT_INTERFACE_PRIVATE_KEY and CULVERT_PEER_1_PUBLIC_KEY. They win over the file: of a section that may be there once, a
 	// key's values in the file give way to the variable's; other sections are added. Variables that are options of a command are
-	// not for here. Empty ones count as not set.
+	// not for here. Empty ones count as not set. Those of a relay are CULVERT_RELAYD_KEY, see LoadRelay.
 	Environ []string
 
 	// Extra are sections on top of all that.
@@ -44,25 +44,33 @@ func Load(file string, o Options) (*Config, error) { return load(file, o, readFi
 
 func load(file string, o Options, readFile func(string) (*content, error)) (*Config, error) {
 	l := newLoader(o, readFile)
+	if err := l.read(file); err != nil {
+		return nil, err
+	}
+	return l.finish()
+}
+
+// read collects what the file, the sources beside it and the state folder say. The error is that of the file.
+func (l *loader) read(file string) error {
 	l.cfg.File, l.unnamed = file, environmentName
-	text := &content{bytes: []byte(o.Text)}
-	if o.Text != "" {
+	text := &content{bytes: []byte(l.Text)}
+	if l.Text != "" {
 		l.unnamed = textName
 	} else if file != "" {
 		var err error
-		if text, err = readFile(file); err != nil {
-			return nil, fmt.Errorf("read configuration: %w", err)
+		if text, err = l.readFile(file); err != nil {
+			return fmt.Errorf("read configuration: %w", err)
 		}
 	}
 	sections := l.open(file, text)
-	sections = l.overlay(sections, l.environmentSections(o.Environ))
-	sections = l.overlay(sections, l.extraSections(o.Extra))
+	sections = l.overlay(sections, l.environmentSections(l.Environ))
+	sections = l.overlay(sections, l.extraSections(l.Extra))
 	l.readMain(file, sections)
 	l.close(text)
-	if o.State != "" {
-		l.readPeerDir(filepath.Join(o.State, peerDir))
+	if l.State != "" {
+		l.readPeerDir(filepath.Join(l.State, peerDir))
 	}
-	return l.finish()
+	return nil
 }
 
 // loader collects drafts and faults while files are read one after the other.
@@ -90,6 +98,7 @@ type loader struct {
 
 	format   *format
 	kinds    []sectionKind
+	names    envNames // of the variables of these sections
 	origins  []origin
 	file     string   // being read now
 	files    []string // read so far, for the order of diagnostics
@@ -130,6 +139,7 @@ func newLoader(o Options, readFile func(string) (*content, error)) *loader {
 		readFile:      readFile,
 		format:        nodeFormat(),
 		kinds:         nodeSections(),
+		names:         envNames{prefix: EnvPrefix},
 		interfaceKeys: map[string]int{},
 		filterKeys:    map[string]int{},
 		exitKeys:      map[string]int{},

@@ -1,6 +1,9 @@
 package config
 
-import "slices"
+import (
+	"io/fs"
+	"slices"
+)
 
 const (
 	maxRoutes = 4096 // of one proxy: they are asked one after the other
@@ -12,6 +15,7 @@ type proxyDraft struct {
 	Proxy
 	section string // with brackets
 	listen  []listenDraft
+	mode    fs.FileMode // of those that are unix sockets
 	line    int
 	keys    map[string]int
 	lines   []int           // of Routes, index for index
@@ -43,6 +47,11 @@ var proxyKeys = []key[proxyDraft]{
 	{name: "Listen", list: true, doc: "ADDRESS:PORT, :PORT for every address, PORT for loopback, or unix:PATH",
 		set: func(l *loader, t *proxyDraft, v value) error {
 			return l.addListeners(&t.listen, t.section, v, listenRules{})
+		}},
+	{name: "Mode", doc: "who may connect to its unix sockets: 0600 (default), 0660 for the group too, or 0666",
+		set: func(_ *loader, t *proxyDraft, v value) (err error) {
+			t.mode, err = parseSocketMode(v.text)
+			return err
 		}},
 	{name: "User", list: true, lines: true, doc: "NAME:PASSWORD that clients have to give",
 		set: func(l *loader, t *proxyDraft, v value) error {
@@ -131,6 +140,7 @@ func (l *loader) checkProxies() {
 		l.checkOpen(d.listen, user || file || from, "User, or AllowFrom with the clients' addresses")
 		l.checkExits(d.Exits, d.keys["Exit"])
 		l.checkRoutes(d)
+		l.setMode(d.listen, d.keys, d.mode)
 		for _, a := range d.listen {
 			d.Listen = append(d.Listen, a.Listen)
 		}

@@ -61,8 +61,9 @@ func parsePublishTo(s, dir string) (t Target, err error) {
 		t.Path, err = socketPath(path, dir)
 		return t, err
 	}
-	if ports, err := parsePorts(s); err == nil {
-		return Target{Host: "127.0.0.1", Ports: ports}, nil
+	if isPorts(s) {
+		ports, err := parsePorts(s)
+		return Target{Host: "127.0.0.1", Ports: ports}, err
 	}
 	t.Host, t.Ports, err = parseHostPorts(s, false)
 	return t, err

@@ -14,6 +14,8 @@ type RelayConfig struct {
 	WGSTUN   RelayWGSTUN
 	Control  RelayControl
 	Warnings []Diagnostic
+
+	Environment []Variable // what of it comes from the environment
 }
 
 // RelayServer is the relay itself, the section [Relay]. Names of files are absolute, or relative to the working directory as

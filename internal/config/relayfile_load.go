@@ -21,8 +21,10 @@ const (
 )
 
 // LoadRelay reads the configuration of a relay, and the keys that it names or that lie in the state folder; file "" is an empty
-// one. The error is Errors, or one that wraps the cause why file itself cannot be read (fs.ErrNotExist). The allow file is read
-// too, but only to find what is wrong with it: see ParseAllowed.
+// one. Of Sources.Environ the variables CULVERT_RELAYD_KEY count for [Relay], such as CULVERT_RELAYD_URL, and
+// CULVERT_RELAYD_SECTION_KEY for the other sections; they win over the file. Extra has no use here. The error is Errors, or one that
+// wraps the cause why file itself cannot be read (fs.ErrNotExist). The allow file is read too, but only to find what is wrong with
+// it: see ParseAllowed.
 func LoadRelay(file string, o Options) (*RelayConfig, error) {
 	return loadRelay(file, o, readFile, ParseAllowed)
 }
@@ -30,43 +32,32 @@ func LoadRelay(file string, o Options) (*RelayConfig, error) {
 func loadRelay(
 	file string, o Options, readFile func(string) (*content, error), readAllowed func(string) ([]Allowed, error),
 ) (*RelayConfig, error) {
-	l := newLoader(o, readFile)
-	l.format = relayFormat()
-	r := &l.relay
-	r.serverKeys, r.stunKeys, r.wgstunKeys, r.controlKeys = map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
-	if file != "" {
-		text, err := readFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("read configuration: %w", err)
-		}
-		l.readRelayFile(file, text)
+	l := newRelayLoader(o, readFile)
+	if err := l.readRelayConfig(file); err != nil {
+		return nil, err
 	}
 	return l.finishRelay(file, readAllowed)
 }
 
-func (l *loader) readRelayFile(file string, text *content) {
-	r := &l.relay
-	for _, s := range l.open(file, text) {
-		switch strings.ToLower(s.name) {
-		case "relay":
-			readSection(l, s, relayServerKeys, r, r.serverKeys)
-		case "stun":
-			readSection(l, s, relaySTUNKeys, r, r.stunKeys)
-		case "wgstun":
-			readSection(l, s, relayWGSTUNKeys, r, r.wgstunKeys)
-		case "control":
-			readSection(l, s, relayControlKeys, r, r.controlKeys)
-		case "": // scan has reported it
-		default:
-			l.unknownSection(s)
+// readRelayConfig collects what the file and the environment say. The error is that of the file.
+func (l *loader) readRelayConfig(file string) error {
+	l.cfg.File, l.unnamed = file, environmentName
+	text := &content{}
+	if file != "" {
+		var err error
+		if text, err = l.readFile(file); err != nil {
+			return fmt.Errorf("read configuration: %w", err)
 		}
 	}
+	sections := l.open(file, text)
+	l.readMain(file, l.overlay(sections, l.environmentSections(l.Environ)))
 	l.close(text)
+	return nil
 }
 
 // finishRelay checks what no single line can tell, fills in defaults, and returns the result.
 func (l *loader) finishRelay(file string, readAllowed func(string) ([]Allowed, error)) (*RelayConfig, error) {
-	l.cfg.File, l.file = file, file
+	l.file = file
 	r := &l.relay
 	l.checkRelayTLS()
 	l.checkRelayAdmission()
@@ -80,12 +71,14 @@ func (l *loader) finishRelay(file string, readAllowed func(string) ([]Allowed, e
 		l.faultAt(file, r.wgstunKeys["PrivateKey"], "PrivateKey: [Relay] has the same key; the WG-STUN server needs one of its own")
 	}
 	l.checkAllowFile(readAllowed)
-	l.sort(l.faults)
-	if len(l.faults) > 0 {
-		return nil, l.faults
+	if err := l.conclude(); err != nil {
+		return nil, err
 	}
 	l.sort(l.warnings)
-	return &RelayConfig{File: file, Server: r.server, STUN: r.stun, WGSTUN: r.wgstun, Control: r.control, Warnings: l.warnings}, nil
+	return &RelayConfig{
+		File: file, Server: r.server, STUN: r.stun, WGSTUN: r.wgstun, Control: r.control,
+		Warnings: l.warnings, Environment: l.cfg.Environment,
+	}, nil
 }
 
 // checkRelayTLS decides where the certificate comes from.
@@ -95,13 +88,13 @@ func (l *loader) checkRelayTLS() {
 	certKey, hasKey := keys["CertificateKey"]
 	domain, hasDomain := keys["Domain"]
 	if hasCert != hasKey {
-		l.fault(max(cert, certKey), "Certificate and CertificateKey go together")
+		l.fault(cmp.Or(cert, certKey), "Certificate and CertificateKey go together")
 	}
 	switch {
 	case l.relay.tlsOff && (hasCert || hasDomain):
-		l.fault(keys["TLS"], "TLS: off leaves no use for the certificate of line %d", max(cert, domain))
+		l.fault(keys["TLS"], "TLS: off leaves no use for the certificate %s", l.at(cmp.Or(cert, domain)))
 	case hasCert && hasDomain:
-		l.fault(domain, "Domain: the certificate comes by ACME or from the files on line %d, not both", cert)
+		l.fault(domain, "Domain: the certificate comes by ACME or from the files %s, not both", l.at(cert))
 	case l.relay.tlsOff:
 		s.TLS = TLSOff
 		if len(s.TrustProxy) == 0 {
@@ -126,12 +119,13 @@ func (l *loader) checkRelayTLS() {
 func (l *loader) checkRelayAdmission() {
 	s, keys := &l.relay.server, l.relay.serverKeys
 	first := map[wgkey.Public]int{}
-	for _, a := range s.Allow {
-		if line, twice := first[a.Key]; twice {
-			l.fault(a.Line, "Allow: line %d has the same key", line)
+	for i, a := range s.Allow {
+		line := l.relay.allowLines[i]
+		if before, twice := first[a.Key]; twice {
+			l.fault(line, "Allow: the same key stands %s", l.at(before))
 			continue
 		}
-		first[a.Key] = a.Line
+		first[a.Key] = line
 	}
 	if s.Open && len(s.Allow) > 0 {
 		l.warn(keys["Open"], "Open: every key is admitted, so that Allow keeps nobody out")
@@ -150,20 +144,21 @@ func (l *loader) checkRelayWGSTUN() {
 		w.Addresses = wgstunAddresses()
 	}
 	lines, owners := map[wgkey.Public]int{}, map[netip.Addr]int{}
-	for _, c := range w.Clients {
-		if line, twice := lines[c.Key]; twice {
-			l.fault(c.Line, "Client: line %d has the same key", line)
+	for i, c := range w.Clients {
+		line := l.relay.clientLines[i]
+		if before, twice := lines[c.Key]; twice {
+			l.fault(line, "Client: the same key stands %s", l.at(before))
 		}
-		lines[c.Key] = c.Line
+		lines[c.Key] = line
 		if !c.Address.IsValid() {
 			continue
 		}
-		if line, twice := owners[c.Address]; twice {
-			l.fault(c.Line, "Client: %s is the address of the client on line %d", c.Address, line)
+		if before, twice := owners[c.Address]; twice {
+			l.fault(line, "Client: %s is the address of the client %s", c.Address, l.at(before))
 		} else if slices.Contains(w.Addresses, c.Address) {
-			l.fault(c.Line, "Client: %s is the server's own address", c.Address)
+			l.fault(line, "Client: %s is the server's own address", c.Address)
 		}
-		owners[c.Address] = c.Line
+		owners[c.Address] = line
 	}
 }
 

@@ -30,7 +30,7 @@ func ForwardOption(option, s string) (Extra, error) {
 	return shorthand(option, s, "Forward", ExtraKey{Key: "Listen", Value: listen}, ExtraKey{Key: "To", Value: to})
 }
 
-// PublishOption reads PORT:HOST:HOSTPORT[/udp] or PORT:PATH of an option such as -R.
+// PublishOption reads PORT:HOST:HOSTPORT[/udp], PORT:HOSTPORT[/udp] of 127.0.0.1, or PORT:PATH, of an option such as -R.
 func PublishOption(option, s string) (Extra, error) {
 	fields, suffix, err := splitShorthand(s)
 	if err != nil {
@@ -40,12 +40,16 @@ func PublishOption(option, s string) (Extra, error) {
 	switch {
 	case len(fields) == 2 && isSocketPath(fields[1]):
 		to = "unix:" + strings.TrimPrefix(fields[1], "unix:")
+	case len(fields) == 2 && isPorts(fields[1]):
+		to = fields[1]
+	case len(fields) == 2:
+		return Extra{}, errors.New("what follows PORT is neither a port of this host, as in 8443:443, nor a socket, as in 8443:/run/web.sock; a host goes with its port: 8443:db:443")
 	case len(fields) == 3:
 		to = fields[1] + ":" + fields[2]
 	case len(fields) == 4:
 		return Extra{}, errors.New("want PORT:HOST:HOSTPORT without an address in front: the ports are those of the mesh addresses")
 	default:
-		return Extra{}, errors.New("want PORT:HOST:HOSTPORT, such as 8443:127.0.0.1:443, or PORT:SOCKET; IPv6 addresses stand in brackets")
+		return Extra{}, errors.New("want PORT:HOST:HOSTPORT, such as 8443:127.0.0.1:443, PORT:HOSTPORT for this host, or PORT:SOCKET; IPv6 addresses stand in brackets")
 	}
 	return shorthand(option, s, "Publish", ExtraKey{Key: "Listen", Value: fields[0] + suffix}, ExtraKey{Key: "To", Value: to})
 }

@@ -12,6 +12,8 @@
 //	POST /v1/conntrack/flush   {"flows":N}, how many were ended
 //	GET  /v1/explain           what would become of the flow in the query; 400 {"error":"…"} for a bad question
 //	GET  /v1/ping              echo requests to a peer: one JSON document a line for each answer, loss and change of path
+//	POST /v1/bench             measures throughput in the mesh as the order in the body says: one JSON document a line for each event
+//	POST /v1/bench/stop        has the run of that number end with what it has so far
 //	GET  /metrics              OpenMetrics text
 //
 // It knows nothing of nodes: what it serves comes from a Source. All types are safe for concurrent use.
@@ -122,6 +124,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		serve = s.serveExplain
 	case "/v1/ping":
 		serve = s.withPinger(s.servePing)
+	case "/v1/bench":
+		method, serve = http.MethodPost, s.withBencher(s.serveBench)
+	case "/v1/bench/stop":
+		method, serve = http.MethodPost, s.withBencher(s.serveBenchStop)
 	case "/metrics":
 		if source, ok := s.source.(MetricsSource); ok {
 			serve = func(w http.ResponseWriter, _ *http.Request) { serveMetrics(w, source) }

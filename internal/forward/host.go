@@ -31,8 +31,8 @@ func DialHost(ctx context.Context, network, address string) (net.Conn, error) {
 }
 
 // ListenHost opens a listener on the host. The network is "tcp", with an address ADDRESS:PORT, or "unix", with the path of
-// a socket; its file gets mode, where 0 means 0600, and is removed by Close. A socket that a dead process of the same user
-// left is replaced.
+// a socket; its file gets mode, where 0 means 0600, and is removed by Close. Such a listener has a method SetMode(fs.FileMode)
+// error too. A socket that a dead process of the same user left is replaced.
 func ListenHost(ctx context.Context, network, address string, mode fs.FileMode) (net.Listener, error) {
 	switch network {
 	case "tcp":

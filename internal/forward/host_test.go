@@ -34,6 +34,38 @@ func TestUnixListenerIsPrivateAndRemovesItsFile(t *testing.T) {
 	}
 }
 
+// Another mode goes to the listener's own file, and to no other.
+func TestUnixListenerChangesItsMode(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := ListenHost(t.Context(), "unix", path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	file := l.(interface{ SetMode(fs.FileMode) error })
+	if err := file.SetMode(0o666); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(path); err != nil || info.Mode().Perm() != 0o666 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if err := os.Rename(path, path+"2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.SetMode(0o600); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without its file: %v", err)
+	}
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.SetMode(0o600); err == nil || !strings.Contains(err.Error(), "another file") {
+		t.Errorf("with another file: %v", err)
+	}
+	if info, err := os.Lstat(path); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("the other file: %v, %v", info.Mode(), err)
+	}
+}
+
 func TestUnixListenerReplacesOnlyWhatIsDead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

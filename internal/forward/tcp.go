@@ -46,8 +46,8 @@ func NewTCP(cfg TCPConfig) *TCP {
 	return &TCP{cfg: cfg, log: log, faults: faults{log: log, name: cfg.Name, target: cfg.Target}}
 }
 
-// Handle carries one connection to its end, which is the end of ctx at the latest, and closes it. A client whose target
-// cannot be opened gets a reset, as it would from a closed port.
+// Handle carries one connection to its end, which is the end of ctx at the latest, and closes it. It may return before, see
+// stream.Hand. A client whose target cannot be opened gets a reset, as it would from a closed port.
 func (t *TCP) Handle(ctx context.Context, c net.Conn) {
 	from := origin(c.RemoteAddr(), c.LocalAddr())
 	if !allowed(t.cfg.AllowFrom, from.Client.Addr()) {
@@ -57,32 +57,48 @@ func (t *TCP) Handle(ctx context.Context, c net.Conn) {
 		return
 	}
 	t.active.Add(1)
-	defer t.active.Add(-1)
 	t.total.Add(1)
+	target := t.target(ctx, c, from)
+	if target == nil {
+		t.active.Add(-1)
+		return
+	}
+	t.carry(ctx, c, target, from)
+}
+
+// target opens the target's connection; without one it has reset the client, and returns nil.
+func (t *TCP) target(ctx context.Context, c net.Conn, from Origin) net.Conn {
 	opening, leave := context.WithCancel(ctx)
 	defer leave()
 	settle := stream.WatchHangup(c, goneTime, leave)
 	target, err := t.open(opening, from)
 	settle()
-	if err != nil {
-		reset(c)
-		if opening.Err() == nil { // else it is us who end, or the client has left
-			t.dialFailures.Add(1)
-			t.faults.report("open target", client(from), err)
-		}
-		return
+	if err == nil {
+		return target
 	}
+	reset(c)
+	if opening.Err() == nil { // else it is us who end, or the client has left
+		t.dialFailures.Add(1)
+		t.faults.report("open target", client(from), err)
+	}
+	return nil
+}
+
+// carry copies to the end of both connections; it may return before.
+func (t *TCP) carry(ctx context.Context, c, target net.Conn, from Origin) {
 	stop := context.AfterFunc(ctx, func() {
 		reset(c)
 		reset(target)
 	})
-	defer stop()
 	began := time.Now()
-	r := stream.Relay(c, target, stream.RelayConfig{Idle: t.cfg.Idle})
-	t.toTarget.Add(uint64(r.AToB))
-	t.toClient.Add(uint64(r.BToA))
-	t.log.Debug("forward: connection ended", "name", t.cfg.Name, "client", client(from), "target", t.cfg.Target,
-		"toTarget", r.AToB, "toClient", r.BToA, "took", time.Since(began), "err", r.Err)
+	stream.Hand(ctx, c, target, stream.RelayConfig{Idle: t.cfg.Idle}, func(r stream.Result) {
+		defer t.active.Add(-1)
+		stop()
+		t.toTarget.Add(uint64(r.AToB))
+		t.toClient.Add(uint64(r.BToA))
+		t.log.Debug("forward: connection ended", "name", t.cfg.Name, "client", client(from), "target", t.cfg.Target,
+			"toTarget", r.AToB, "toClient", r.BToA, "took", time.Since(began), "err", r.Err)
+	})
 }
 
 // open returns the target's connection, with the header sent if there is to be one.

@@ -102,6 +102,21 @@ func removeStale(ctx context.Context, path string) error {
 	}
 }
 
+// SetMode gives the file another mode, if it still is the listener's own.
+func (l *unixListener) SetMode(mode fs.FileMode) error {
+	now, err := os.Lstat(l.path)
+	if err == nil && !os.SameFile(now, l.file) {
+		err = errors.New("another file has its name by now")
+	}
+	if err == nil {
+		err = os.Chmod(l.path, mode)
+	}
+	if err != nil {
+		return fmt.Errorf("mode of unix socket %s: %w", l.path, err)
+	}
+	return nil
+}
+
 // Close stops listening and removes the file. Further calls do nothing.
 func (l *unixListener) Close() error {
 	l.once.Do(func() {

@@ -127,7 +127,7 @@ func readReply(c net.Conn) (Target, error) {
 	case buf[0] != 5:
 		return Target{}, errVersion
 	case buf[1] != replySucceeded:
-		return Target{}, refusal(buf[1]) // whatever the address is
+		return Target{}, refusal(buf[1], buf[3], buf[4])
 	case size == 0:
 		return Target{}, fmt.Errorf("a reply with address type %d", buf[3])
 	}
@@ -147,8 +147,16 @@ func parseBound(b []byte) (Target, error) {
 	return t, err
 }
 
-// refusal returns the error that a reply code means.
-func refusal(code byte) error {
+// refusal returns the error that a reply code means. The first byte of the address may say more, see reasonOctet; whatever else it is
+// does not matter.
+func refusal(code, addressType, first byte) error {
+	switch {
+	case code != replyHostUnreachable || addressType != addressIPv4:
+	case first == reasonNoName:
+		return Fail(NameNotFound, "the server says: there is no such name, or it has no address")
+	case first == reasonTimeout:
+		return Fail(Timeout, "the server says: the host does not answer")
+	}
 	switch code {
 	case replyNotAllowed:
 		return Fail(NotAllowed, "the server does not allow it")

@@ -147,3 +147,25 @@ func TestConnectObeysContext(t *testing.T) {
 		}
 	})
 }
+
+// A server that tells reasons has more kinds of failure than there are codes, and says the same to clients that do not know of it.
+func TestConnectLearnsTheReason(t *testing.T) {
+	for kind, want := range map[Kind][2]Kind{ // without reasons, and with
+		NameNotFound: {HostUnreachable, NameNotFound}, Timeout: {HostUnreachable, Timeout}, HostUnreachable: {HostUnreachable, HostUnreachable},
+		Refused: {Refused, Refused}, NotAllowed: {NotAllowed, NotAllowed}, Exhausted: {General, General},
+	} {
+		for i, reasons := range []bool{false, true} {
+			_, addr := run(t, Config{SOCKS: true, Reasons: reasons, Dialer: failing(Fail(kind, "no"))})
+			err := Connect(t.Context(), dialTest(t, addr), Target{Name: "example.org", Port: 80}, nil)
+			if KindOf(err) != want[i] {
+				t.Errorf("%v, reasons %v: got %v (%v)", kind, reasons, KindOf(err), err)
+			}
+			raw := dialTest(t, addr)
+			mustWrite(t, raw, "\x05\x01\x00"+toExample)
+			b, err := io.ReadAll(raw)
+			if err != nil || len(b) != 2+10 || b[3] != replyOf(kind) || b[5] != addressIPv4 {
+				t.Errorf("%v, reasons %v: got % x, %v", kind, reasons, b, err)
+			}
+		}
+	}
+}

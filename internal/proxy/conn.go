@@ -16,42 +16,48 @@ import (
 func (s *Server) ServeConn(ctx context.Context, c net.Conn) {
 	s.counters.connections.Add(1)
 	s.counters.active.Add(1)
-	defer s.leave(c, context.AfterFunc(ctx, func() { c.Close() }))
+	leave := s.leaving(ctx, c)
+	handed := false
+	defer func() {
+		if !handed {
+			leave()
+		}
+	}()
 	if t := s.open(ctx, c); t != nil {
-		s.carry(t)
+		handed = true
+		s.carry(ctx, t, leave)
 	}
 }
 
-func (s *Server) leave(c net.Conn, stop func() bool) {
-	stop()
-	c.Close()
-	s.counters.active.Add(-1)
+// leaving returns what is to be called once c is done with, which is at the end of ctx at the latest.
+func (s *Server) leaving(ctx context.Context, c net.Conn) func() {
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	return func() {
+		stop()
+		c.Close()
+		s.counters.active.Add(-1)
+	}
 }
 
 // tunnel is a request whose client has been told that its target has answered: what is left to do is relaying. It is returned
-// up to ServeConn, because a connection spends its life there, and the stack should be small then: 4 KiB, not 8.
+// up to ServeConn, which hands it to a relay that goes on without the stack of all that has led to it.
 type tunnel struct {
-	client  *prefixConn
+	client  net.Conn
 	target  net.Conn
 	request *Request
 	begin   time.Time
-}
-
-func (s *Server) carry(t *tunnel) {
-	res := s.relay(t.client, t.target)
-	s.logEnd(t.request, res, time.Since(t.begin))
 }
 
 // open does everything up to relaying. What needs no relaying it does to its end, and returns nil.
 func (s *Server) open(ctx context.Context, c net.Conn) *tunnel {
 	if !s.allowed(clientOf(c).Addr()) {
 		s.counters.denied.Add(1)
+		s.lastFault.note(clientOf(c).Addr(), Target{}, errDenied)
 		s.cfg.Logger.Debug("client denied", "proxy", s.cfg.Name, "client", c.RemoteAddr().String())
 		return nil
 	}
 	if !s.cfg.SOCKS {
-		s.serveHTTP(ctx, c)
-		return nil
+		return s.serveHTTP(ctx, c)
 	}
 	c.SetDeadline(time.Now().Add(s.cfg.Handshake)) // if it fails, reading does
 	return s.openFirst(ctx, c)
@@ -74,18 +80,22 @@ func (s *Server) openFirst(ctx context.Context, c net.Conn) *tunnel {
 		return s.openSOCKS4(ctx, h)
 	case s.cfg.HTTP:
 		c.SetDeadline(time.Time{})
-		s.serveHTTP(ctx, &prefixConn{Conn: c, rest: h.buf[:h.end]})
+		return s.serveHTTP(ctx, &prefixConn{Conn: c, rest: h.buf[:h.end]})
 	default:
 		s.malformed(c, errNotSOCKS)
 	}
 	return nil
 }
 
-var errNotSOCKS = errors.New("the first byte is no version of SOCKS")
+var (
+	errNotSOCKS = errors.New("the first byte is no version of SOCKS")
+	errDenied   = errors.New("AllowFrom does not have the client's address")
+)
 
 // malformed counts a client without a proper request.
 func (s *Server) malformed(c net.Conn, err error) {
 	s.counters.malformed.Add(1)
+	s.lastFault.note(clientOf(c).Addr(), Target{}, err)
 	s.cfg.Logger.Debug("no request", "proxy", s.cfg.Name, "client", c.RemoteAddr().String(), "err", err)
 }
 
@@ -140,27 +150,31 @@ func (s *Server) dialWatching(ctx context.Context, client net.Conn, r *Request) 
 // failed counts a request that came to nothing.
 func (s *Server) failed(r *Request, err error, took time.Duration) {
 	s.counters.failed[KindOf(err)].Add(1)
+	s.lastFault.note(r.Client.Addr(), r.Target, err)
 	if s.debugs() {
 		s.cfg.Logger.Debug("request failed", append(s.requestAttrs(r), "kind", KindOf(err).String(), "took", took, "err", err)...)
 	}
 }
 
-// relay copies between a client and its target until both have ended, and closes both.
-func (s *Server) relay(client, target net.Conn) stream.Result {
-	var sent int64
+// carry copies between a client and its target until both have ended, and closes both. It may return before; leave is called at the end.
+func (s *Server) carry(ctx context.Context, t *tunnel, leave func()) {
+	client, sent := t.client, int64(0)
+	done := func(res stream.Result) {
+		defer leave()
+		res.AToB += sent
+		s.logEnd(t.request, s.relayed(res), time.Since(t.begin))
+	}
 	if p, ok := client.(*prefixConn); ok {
-		n, err := p.flush(target, s.cfg.Dial)
+		n, err := p.flush(t.target, s.cfg.Dial)
 		sent = int64(n)
 		if err != nil {
-			client.Close()
-			target.Close()
-			return s.relayed(stream.Result{AToB: sent, Err: err})
+			t.target.Close()
+			done(stream.Result{Err: err})
+			return
 		}
 		client = p.Conn
 	}
-	res := stream.Relay(client, target, stream.RelayConfig{Idle: s.cfg.Idle})
-	res.AToB += sent
-	return s.relayed(res)
+	stream.Hand(ctx, client, t.target, stream.RelayConfig{Idle: s.cfg.Idle}, done)
 }
 
 func (s *Server) relayed(res stream.Result) stream.Result {

@@ -53,30 +53,18 @@ type httpConn struct {
 	final   bool       // of the request under way, the final answer has begun
 }
 
-// httpTunnel is a connection on which no HTTP is spoken any more.
-type httpTunnel struct {
-	request        *Request
-	begin          time.Time
-	client, target net.Conn
-}
-
-// serveHTTP serves a client until it is done with. Nothing of the HTTP part is held while a tunnel is open.
+// serveHTTP serves a client until it is done with, or has a tunnel. Nothing of the HTTP part is held while a tunnel is open.
 //
 // Requests are passed on as they are: fields keep their order and letters, bodies are not decoded, redirects not followed, and
 // nothing is added, neither Via nor X-Forwarded-For (see appendHead for what that means for loops). Bodies are framed anew, so
 // that the server and this proxy cannot disagree where a request ends. HTTP/1.0 clients get one answer per connection (RFC
 // 9112 section 9.3).
-func (s *Server) serveHTTP(ctx context.Context, c net.Conn) {
-	t := (&httpConn{s: s, c: c}).serve(ctx)
-	if t == nil {
-		return
-	}
-	res := s.relay(t.client, t.target)
-	s.logEnd(t.request, res, time.Since(t.begin))
+func (s *Server) serveHTTP(ctx context.Context, c net.Conn) *tunnel {
+	return (&httpConn{s: s, c: c}).serve(ctx)
 }
 
 // serve serves requests until the connection ends, or becomes a tunnel.
-func (x *httpConn) serve(ctx context.Context) *httpTunnel {
+func (x *httpConn) serve(ctx context.Context) *tunnel {
 	defer x.release()
 	defer context.AfterFunc(stream.Draining(ctx), x.retire)()
 	for first := true; ; first = false {
@@ -92,7 +80,7 @@ func (x *httpConn) serve(ctx context.Context) *httpTunnel {
 }
 
 // answer serves one request. more: there may be another one on this connection.
-func (x *httpConn) answer(ctx context.Context, q *httpRequest) (t *httpTunnel, more bool) {
+func (x *httpConn) answer(ctx context.Context, q *httpRequest) (t *tunnel, more bool) {
 	x.writing.Lock()
 	x.final = false
 	x.writing.Unlock()

@@ -130,7 +130,7 @@ func (e *httpExchange) withdraw(t *time.Timer) {
 }
 
 // pass sends the final answer to the client. cut takes away what would close the server's connection with the client's.
-func (e *httpExchange) pass(res *httpAnswer, cut func() bool) (t *httpTunnel, more bool) {
+func (e *httpExchange) pass(res *httpAnswer, cut func() bool) (t *tunnel, more bool) {
 	if res.status == 101 {
 		return e.switchProtocols(res, cut)
 	}
@@ -258,7 +258,7 @@ func (e *httpExchange) answerHead(res *httpAnswer, chunked, keep bool) []byte {
 }
 
 // switchProtocols makes a tunnel of both connections (RFC 9110 section 7.8).
-func (e *httpExchange) switchProtocols(res *httpAnswer, cut func() bool) (t *httpTunnel, more bool) {
+func (e *httpExchange) switchProtocols(res *httpAnswer, cut func() bool) (t *tunnel, more bool) {
 	x, up := e.x, e.up
 	if !cut() {
 		e.watch.stop()
@@ -281,5 +281,5 @@ func (e *httpExchange) switchProtocols(res *httpAnswer, cut func() bool) (t *htt
 		return nil, false
 	}
 	x.c.SetWriteDeadline(time.Time{})
-	return &httpTunnel{request: e.request, begin: e.begin, client: x.detach(), target: up.c}, false
+	return &tunnel{request: e.request, begin: e.begin, client: x.detach(), target: up.c}, false
 }

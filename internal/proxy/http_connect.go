@@ -8,7 +8,7 @@ import (
 
 // connect serves CONNECT (RFC 9110 section 9.3.6): the client hears of success once the target has answered, and what it has
 // sent behind its request is the first that the target gets.
-func (x *httpConn) connect(ctx context.Context, q *httpRequest) (t *httpTunnel, more bool) {
+func (x *httpConn) connect(ctx context.Context, q *httpRequest) (t *tunnel, more bool) {
 	target, err := authorityTarget(q.uri, 0)
 	switch {
 	case err != nil:
@@ -18,7 +18,7 @@ func (x *httpConn) connect(ctx context.Context, q *httpRequest) (t *httpTunnel, 
 	case x.loops(target):
 		return nil, x.fail(q, loopFailure())
 	}
-	t = &httpTunnel{request: x.request(q, target), begin: time.Now()}
+	t = &tunnel{request: x.request(q, target), begin: time.Now()}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w := x.watch(cancel, nil)

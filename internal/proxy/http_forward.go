@@ -34,7 +34,7 @@ type httpExchange struct {
 }
 
 // forward serves a request in absolute form.
-func (x *httpConn) forward(ctx context.Context, q *httpRequest) (t *httpTunnel, more bool) {
+func (x *httpConn) forward(ctx context.Context, q *httpRequest) (t *tunnel, more bool) {
 	a, f := x.address(q)
 	if f != nil {
 		return nil, x.fail(q, f)
@@ -86,7 +86,7 @@ func (x *httpConn) address(q *httpRequest) (httpAddress, *httpFailure) {
 }
 
 // run reaches the server, asks, and passes the answer on.
-func (e *httpExchange) run(ctx context.Context) (t *httpTunnel, more bool) {
+func (e *httpExchange) run(ctx context.Context) (t *tunnel, more bool) {
 	e.watch = e.x.watch(e.cancel, nil)
 	for again := false; ; again = true {
 		up, err := e.x.reach(ctx, e.request, e.q.repeatable(), again)

@@ -138,18 +138,32 @@ func (s *Server) loginFrom(ctx context.Context, client netip.Addr, user, passwor
 			return name, exit, true
 		}
 	}
-	s.counters.badLogins.Add(1)
+	s.badLogin(client)
 	s.penalties.serve(ctx, g)
 	return "", "", false
 }
 
-// clientKey is what limits of one client go by: an IPv6 client has all addresses of its network of 64 bits, unless it is one of a
-// link or of a mesh (fd00::/8), which many share.
+// badLogin counts a wrong login and tells of it.
+func (s *Server) badLogin(client netip.Addr) {
+	s.counters.badLogins.Add(1)
+	s.lastFault.note(client, Target{}, errLogin)
+	if s.cfg.Logger != nil {
+		s.badLogins.note(s.cfg.Logger, s.cfg.Name, client)
+	}
+}
+
+const networkBits = 64 // of the network that one IPv6 client has
+
+// hasNetwork reports whether an IPv6 client has all addresses of its network: not one of a link or of a mesh (fd00::/8), which many
+// share.
+func hasNetwork(a netip.Addr) bool { return a.Is6() && a.IsGlobalUnicast() && !a.IsPrivate() }
+
+// clientKey is what limits of one client go by.
 func clientKey(a netip.Addr) netip.Addr {
-	if !a.Is6() || !a.IsGlobalUnicast() || a.IsPrivate() {
+	if !hasNetwork(a) {
 		return a
 	}
-	p, err := a.Prefix(64)
+	p, err := a.Prefix(networkBits)
 	if err != nil {
 		return a
 	}

@@ -80,6 +80,7 @@ type Config struct {
 	Users     []User         // empty: no authentication
 	AllowFrom []netip.Prefix // clients, others are closed without an answer; empty: all
 	UDP       bool           // serve UDP ASSOCIATE
+	Reasons   bool           // tell Connect at the other end of SOCKS5 a name that does not exist from a host that does not answer
 
 	// PacketConn is the one socket of all UDP associations, which are told apart by the client's address and port. The Server
 	// closes it. Nil means a socket for each association, at the address by which its client came and for that client alone.
@@ -92,7 +93,7 @@ type Config struct {
 
 	MaxAssociations int // 0 means DefaultMaxAssociations; each client has at most a quarter of them
 
-	Logger *slog.Logger // each request at level Debug; nil discards
+	Logger *slog.Logger // each request at level Debug, wrong passwords at Info, once a minute for each client; nil discards
 }
 
 // Server serves clients of a proxy.
@@ -102,6 +103,8 @@ type Server struct {
 	penalties    penalties
 	associations associations
 	counters     counters
+	lastFault    lastFault
+	badLogins    badLoginLog
 }
 
 // New returns a server. Config.Dialer must be set, and SOCKS or HTTP.
@@ -131,7 +134,10 @@ func setDefault[T int | time.Duration](v *T, d T) {
 }
 
 // Close ends the UDP associations. Connections belong to whoever accepted them.
-func (s *Server) Close() error { return s.associations.close() }
+func (s *Server) Close() error {
+	s.badLogins.close()
+	return s.associations.close()
+}
 
 // Stats are the counters of a Server since New.
 type Stats struct {
@@ -150,6 +156,8 @@ type Stats struct {
 
 	Datagrams        uint64 // both ways
 	DatagramsDropped uint64 // malformed, fragments, from strangers, too large or too many
+
+	Last Fault // of those not served
 }
 
 // counters are Stats as they are counted.
@@ -171,6 +179,7 @@ func (s *Server) Stats() Stats {
 		Dialed:      c.dialed.Load(),
 		FromClients: c.fromClients.Load(), ToClients: c.toClients.Load(),
 		Datagrams: c.datagrams.Load(), DatagramsDropped: c.datagramsDropped.Load(),
+		Last: s.lastFault.get(),
 	}
 	for k := range st.Failed {
 		st.Failed[k] = c.failed[k].Load()

@@ -81,7 +81,7 @@ func (s *Server) checkSOCKS4(r *Request, command byte, user string, host hostSOC
 		}
 	}
 	if len(s.accounts) > 0 {
-		s.counters.badLogins.Add(1)
+		s.badLogin(r.Client.Addr())
 		return socks4UserID, Fail(NotAllowed, "socks4 has no passwords, and this proxy wants one: use socks5")
 	}
 	if strings.HasPrefix(user, exitMark[1:]) {

@@ -231,7 +231,7 @@ func (s *Server) connectSOCKS5(ctx context.Context, c *prefixConn, r *Request) *
 	begin := time.Now()
 	target, err := s.dialWatching(ctx, c.Conn, r)
 	if err != nil {
-		s.refuse(c.Conn, replyOf(KindOf(err)))
+		s.refuseAs(c.Conn, KindOf(err))
 		return nil
 	}
 	if err := s.reply(c.Conn, replySucceeded, addrPortOf(target.LocalAddr())); err != nil {
@@ -243,10 +243,38 @@ func (s *Server) connectSOCKS5(ctx context.Context, c *prefixConn, r *Request) *
 
 // refuse sends a reply that ends the connection. Bytes that the client has sent ahead are read, as closing before would
 // destroy the reply on its way.
-func (s *Server) refuse(c net.Conn, code byte) {
-	if s.reply(c, code, netip.AddrPort{}) == nil {
+func (s *Server) refuse(c net.Conn, code byte) { s.refuseAt(c, code, netip.AddrPort{}) }
+
+// refuseAs is refuse for a kind of failure, which Config.Reasons has told more of than there are codes.
+func (s *Server) refuseAs(c net.Conn, k Kind) {
+	var bound netip.AddrPort
+	if first := reasonOctet(k); s.cfg.Reasons && first != 0 {
+		bound = netip.AddrPortFrom(netip.AddrFrom4([4]byte{first}), 0)
+	}
+	s.refuseAt(c, replyOf(k), bound)
+}
+
+func (s *Server) refuseAt(c net.Conn, code byte, bound netip.AddrPort) {
+	if s.reply(c, code, bound) == nil {
 		stream.Linger(c)
 	}
+}
+
+// The address of a reply that refuses means nothing in the RFC, and clients do not look at it. One of 240.0.0.0/4, where nobody is, tells
+// Connect which of several failures a "host unreachable" stands for.
+const (
+	reasonNoName  = 240
+	reasonTimeout = 241
+)
+
+func reasonOctet(k Kind) byte {
+	switch k {
+	case NameNotFound:
+		return reasonNoName
+	case Timeout:
+		return reasonTimeout
+	}
+	return 0
 }
 
 // reply sends a reply, to a client that does not wait for ever to take it.

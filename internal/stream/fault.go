@@ -16,6 +16,14 @@ type Fault struct {
 	Stack []byte
 }
 
+// faultOf is what was recovered.
+func faultOf(p any) *Fault {
+	if f, ok := p.(*Fault); ok {
+		return f
+	}
+	return &Fault{Value: p, Stack: debug.Stack()}
+}
+
 func (f *Fault) Error() string { return fmt.Sprint(f.Value) }
 
 // rescue keeps a panic of a handler to its connection: one that a client can cause shall not cost all others theirs.
@@ -24,10 +32,7 @@ func (s *Server) rescue(c net.Conn) {
 	if p == nil {
 		return
 	}
-	f, ok := p.(*Fault)
-	if !ok {
-		f = &Fault{Value: p, Stack: debug.Stack()}
-	}
+	f := faultOf(p)
 	c.Close()
 	s.cfg.Logger.Error("a fault of this program has ended a connection: please report it", "listener", s.cfg.Name,
 		"fault", f.Error(), "stack", string(f.Stack))

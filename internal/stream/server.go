@@ -16,7 +16,7 @@ const DefaultMax = 16384
 type ServerConfig struct {
 	Name string // for the log: "socks5 127.0.0.1:1080"
 
-	// Handle serves a connection, which it owns. The context ends when the server is closed, or has waited long enough in
+	// Handle serves a connection, which it owns, to its end or until it hands it to a relay (Hand). The context ends when the server is closed, or has waited long enough in
 	// Shutdown; see also Draining. A panic ends the connection alone.
 	Handle func(ctx context.Context, c net.Conn)
 
@@ -42,11 +42,12 @@ type ServerStats struct {
 
 // Server accepts connections on any number of listeners and serves each on a goroutine of its own.
 type Server struct {
-	cfg    ServerConfig
-	ctx    context.Context
-	cancel context.CancelFunc
-	drain  context.CancelFunc // of what Draining returns
-	done   chan struct{}      // closed when accepting ends
+	cfg      ServerConfig
+	ctx      context.Context // of handlers
+	cancel   context.CancelFunc
+	draining context.Context
+	drain    context.CancelFunc
+	done     chan struct{} // closed when accepting ends
 
 	accepted, refused, pauses atomic.Uint64
 	complaints                complaints
@@ -55,8 +56,14 @@ type Server struct {
 	changed   *sync.Cond // a connection has ended, or accepting has
 	stopped   bool
 	listeners map[net.Listener]struct{}
-	conns     map[net.Conn]netip.Prefix // and whom they count for
+	conns     map[net.Conn]place
 	clients   map[netip.Prefix]int
+}
+
+// place is what a connection takes.
+type place struct {
+	client netip.Prefix // for whom it counts
+	held   bool         // beyond its handler, see Hand
 }
 
 // NewServer returns a server without listeners.
@@ -70,13 +77,12 @@ func NewServer(cfg ServerConfig) *Server {
 	s := &Server{
 		cfg: cfg, done: make(chan struct{}),
 		listeners: make(map[net.Listener]struct{}),
-		conns:     make(map[net.Conn]netip.Prefix),
+		conns:     make(map[net.Conn]place),
 		clients:   make(map[netip.Prefix]int),
 	}
 	s.changed = sync.NewCond(&s.mu)
-	draining, drain := context.WithCancel(context.Background())
-	s.drain = drain
-	s.ctx, s.cancel = context.WithCancel(context.WithValue(context.Background(), drainingKey{}, draining))
+	s.draining, s.drain = context.WithCancel(context.Background())
+	s.ctx, s.cancel = context.WithCancel(context.WithValue(context.Background(), serverKey{}, s))
 	return s
 }
 
@@ -130,22 +136,35 @@ func (s *Server) admit(c net.Conn) {
 		}
 		s.clients[client]++
 	}
-	s.conns[c] = client
+	s.conns[c] = place{client: client}
 	s.mu.Unlock()
 	s.accepted.Add(1)
 	go s.serve(c)
 }
 
 func (s *Server) serve(c net.Conn) {
-	defer s.release(c)
+	defer s.leave(c)
 	defer s.rescue(c)
 	s.cfg.Handle(s.ctx, c)
 }
 
+// leave releases a connection whose handler has returned, unless it was handed over.
+func (s *Server) leave(c net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p, ok := s.conns[c]; ok && !p.held {
+		s.releaseLocked(c, p.client)
+	}
+}
+
+// release releases a connection that was handed over.
 func (s *Server) release(c net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	client := s.conns[c]
+	s.releaseLocked(c, s.conns[c].client)
+}
+
+func (s *Server) releaseLocked(c net.Conn, client netip.Prefix) {
 	delete(s.conns, c)
 	if client.IsValid() {
 		if s.clients[client]--; s.clients[client] == 0 {

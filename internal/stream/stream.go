@@ -4,8 +4,8 @@
 // It knows neither proxies nor the mesh: connections are net.Conn, and those of a userspace stack take part by implementing
 // Splicer. It is not for datagrams, except that Watch serves them too.
 //
-// Everything is safe for concurrent use. A relayed connection costs the goroutine of its caller and one more; a connection on
-// which nothing moves holds no buffer.
+// Everything is safe for concurrent use. A relayed connection costs a goroutine for each direction, or one alone where a side is
+// a LazySplicer; a connection on which nothing moves holds no buffer.
 //
 //	server := stream.NewServer(stream.ServerConfig{Name: "front", Handle: func(ctx context.Context, c net.Conn) {
 //		target, err := dialer.DialContext(ctx, "tcp", "127.0.0.1:8080")
@@ -13,7 +13,7 @@
 //			c.Close()
 //			return
 //		}
-//		stream.Relay(c, target, stream.RelayConfig{})
+//		stream.Hand(ctx, c, target, stream.RelayConfig{}, func(stream.Result) {})
 //	}})
 //	go server.Serve(listener)
 //	defer server.Close()
@@ -23,7 +23,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -62,6 +61,15 @@ type Splicer interface {
 	SpliceFrom(src net.Conn, moved *atomic.Int64) error
 }
 
+// LazySplicer is a Splicer that needs no goroutine while it has nothing to copy.
+type LazySplicer interface {
+	Splicer
+
+	// StartSpliceTo is SpliceTo that does not wait. done is called once, on another goroutine, with what SpliceTo would have
+	// returned; with a *Fault after a panic.
+	StartSpliceTo(dst net.Conn, moved *atomic.Int64, done func(error))
+}
+
 const (
 	deadTime   = 5 * time.Second // for the rest of a side that takes nothing any more
 	lingerTime = 3 * time.Second // for a side to notice that the other one has closed
@@ -74,12 +82,14 @@ type relay struct {
 	bToA  atomic.Int64
 	half  time.Duration
 	watch *Watch
+	left  atomic.Int32 // directions that run
+	over  func()       // called by the last of them
 
 	mu    sync.Mutex // guards the following
 	ended int        // directions
 	err   error
 	rude  bool // end by a reset, as there has been an error that the other side shall know of
-	fault any  // of a panic
+	fault *Fault
 	gone  bool // both connections are closed
 }
 
@@ -87,6 +97,24 @@ type relay struct {
 // answers a reset of one side by a reset of the other (Abort, or SetLinger(0) and Close). It owns a and b and closes both. A
 // connection without CloseWrite is closed wholly at the end of the other side.
 func Relay(a, b net.Conn, cfg RelayConfig) Result {
+	r := runRelay(a, b, cfg)
+	if r.fault != nil {
+		panic(r.fault) // on the goroutine of the caller, who may know what to do
+	}
+	return r.result()
+}
+
+// runRelay returns a relay that has ended.
+func runRelay(a, b net.Conn, cfg RelayConfig) *relay {
+	r := newRelay(a, b, cfg)
+	done := make(chan struct{})
+	r.over = func() { close(done) }
+	r.run(r.begin())
+	<-done
+	return r
+}
+
+func newRelay(a, b net.Conn, cfg RelayConfig) *relay {
 	idle := cfg.Idle
 	if idle <= 0 {
 		idle = DefaultIdle
@@ -95,64 +123,103 @@ func Relay(a, b net.Conn, cfg RelayConfig) Result {
 	if r.half <= 0 {
 		r.half = min(DefaultHalfIdle, idle)
 	}
+	r.left.Store(2)
 	r.watch = NewWatch(idle, r.moved, func() { r.cut(ErrIdle) })
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		r.run(b, a, &r.bToA)
-	}()
-	r.run(a, b, &r.aToB)
-	<-done
-	r.finish()
-	if r.fault != nil {
-		panic(r.fault) // on the goroutine of the caller, who may know what to do
-	}
-	return Result{AToB: r.aToB.Load(), BToA: r.bToA.Load(), Err: r.err}
+	return r
 }
 
 func (r *relay) moved() int64 { return r.aToB.Load() + r.bToA.Load() }
 
-// run copies one direction to its end.
-func (r *relay) run(src, dst net.Conn, moved *atomic.Int64) {
-	defer r.rescue()
-	err := transfer(dst, src, moved)()
+func (r *relay) result() Result {
+	return Result{AToB: r.aToB.Load(), BToA: r.bToA.Load(), Err: r.err}
+}
+
+// direction is one of a relay.
+type direction struct {
+	src, dst net.Conn
+	moved    *atomic.Int64
+}
+
+// begin starts the direction that needs no goroutine, or one on a goroutine of its own, and returns the other for the caller to run.
+func (r *relay) begin() direction {
+	here, beside := direction{r.a, r.b, &r.aToB}, direction{r.b, r.a, &r.bToA}
+	lazy, ok := beside.src.(LazySplicer)
+	if !ok {
+		if lazy, ok = here.src.(LazySplicer); ok {
+			here, beside = beside, here
+		}
+	}
+	if ok {
+		lazy.StartSpliceTo(beside.dst, beside.moved, func(err error) { r.end(beside, err) })
+	} else {
+		go r.run(beside)
+	}
+	return here
+}
+
+// run copies one direction to its end. A connection spends its life here, so that the stack should be small.
+func (r *relay) run(d direction) { r.end(d, r.copy(d)) }
+
+func (r *relay) copy(d direction) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = faultOf(p)
+		}
+	}()
+	return transfer(d.dst, d.src, d.moved)()
+}
+
+// end does what the end of one direction means for the other, and for both connections if it is the last.
+func (r *relay) end(d direction, err error) {
+	r.pass(d, err)
+	if r.left.Add(-1) == 0 {
+		r.finish()
+		r.over()
+	}
+}
+
+func (r *relay) pass(d direction, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.fail(faultOf(p))
+		}
+	}()
+	var fault *Fault
 	switch {
 	case err == nil:
-		r.endOfSource(src, dst, moved)
+		r.endOfSource(d)
+	case errors.As(err, &fault):
+		r.fail(fault)
 	case isWrite(err):
-		r.deafDestination(src, err)
+		r.deafDestination(d.src, err)
 	default:
 		r.cut(err)
 	}
 }
 
-// rescue ends both directions after a panic in one, so that nothing is left when the caller hears of it.
-func (r *relay) rescue() {
-	p := recover()
-	if p == nil {
-		return
-	}
+// fail ends both directions after a panic in one, so that nothing is left when the caller hears of it.
+func (r *relay) fail(f *Fault) {
 	r.cut(errFault)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.fault = &Fault{Value: p, Stack: debug.Stack()}
+	r.fault = f
 }
 
 // endOfSource passes the FIN of one side on. When writing has met a reset, reading gets an end like that of a FIN.
-func (r *relay) endOfSource(src, dst net.Conn, moved *atomic.Int64) {
+func (r *relay) endOfSource(d direction) {
 	r.mu.Lock()
 	first, rude := r.ended == 0, r.rude
 	r.ended++
 	r.mu.Unlock()
 	switch {
 	case rude:
-	case first && moved.Load() == 0 && hungUp(src):
+	case first && d.moved.Load() == 0 && hungUp(d.src):
 		r.cut(&net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET})
 	case first:
 		r.watch.Reset(r.half)
-		closeWrite(dst)
+		closeWrite(d.dst)
 	default:
-		closeWrite(dst)
+		closeWrite(d.dst)
 	}
 }
 

@@ -27,6 +27,9 @@ import (
 // (sysctl net.ipv4.ping_group_range, which covers IPv6 too).
 var ErrPingForbidden = errors.New("ping sockets are forbidden (sysctl net.ipv4.ping_group_range)")
 
+// ErrAgain is Stream.TryRecv's for a socket that has nothing to read.
+var ErrAgain = errors.New("nothing to read yet")
+
 // ICMPError is an ICMP error that came back for a datagram or a connection attempt, or a refusal of the own network
 // stack, as the kernel keeps it on a socket's error queue (IP_RECVERR, IPV6_RECVERR). What is Local was told to the sender
 // already, by Datagram.Err or the error of Ping.Send, and can come twice for one datagram.

@@ -41,6 +41,8 @@ func NewStream(syscall.Conn) (*Stream, error) { return nil, unsupported("raw acc
 
 func (*Stream) Recv(*BufPool) (*Buf, int, error) { return nil, 0, unsupported("read") }
 func (*Stream) Writev([][]byte) (int, error)     { return 0, unsupported("write") }
+func (*Stream) Feed(func() bool) error           { return unsupported("read") }
+func (*Stream) TryRecv([]byte) (int, error)      { return 0, unsupported("read") }
 
 // Poller serves sockets; there is none on this system.
 type Poller struct{}

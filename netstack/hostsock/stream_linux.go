@@ -28,6 +28,9 @@ type Stream struct {
 	buf     *Buf
 	got     int
 	recvErr unix.Errno
+	feed    func(fd uintptr) bool
+	take    func() bool // only while Feed runs
+	fd      int
 
 	writing sync.Mutex // guards the following
 	write   func(fd uintptr) bool
@@ -51,7 +54,7 @@ func NewStream(c syscall.Conn) (*Stream, error) {
 }
 
 func (s *Stream) init(c syscall.Conn) (err error) {
-	s.recv, s.write = s.tryRecv, s.tryWrite
+	s.recv, s.write, s.feed = s.tryRecv, s.tryWrite, s.tryFeed
 	s.raw, err = c.SyscallConn()
 	return err
 }

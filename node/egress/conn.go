@@ -66,6 +66,7 @@ func (c *exitConn) CloseWrite() error {
 // exitPackets is an association at an exit, counted like a connection.
 type exitPackets struct {
 	proxy.PacketConn
+	wait func() error
 	once sync.Once
 	open *atomic.Int64
 }

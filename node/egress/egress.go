@@ -70,6 +70,7 @@ type Egress struct {
 	fleet    *fleet
 	outcomes outcomes
 	buffers  sync.Pool          // of *datagram
+	roomy    sync.Pool          // of *roomy
 	cancel   context.CancelFunc // of the work in the background
 }
 
@@ -83,6 +84,7 @@ func New(cfg Config) *Egress {
 	ctx, cancel := context.WithCancel(context.Background())
 	e.cancel, e.fleet = cancel, newFleet(ctx, &e.cfg)
 	e.buffers.New = func() any { return new(datagram) }
+	e.roomy.New = func() any { return new(roomy) }
 	return e
 }
 

@@ -164,7 +164,7 @@ func (x *exit) associate(ctx context.Context) (proxy.PacketConn, error) {
 	if err == nil {
 		x.good.Add(1)
 		x.conns.Add(1)
-		return &exitPackets{PacketConn: pc, open: &x.conns}, nil
+		return &exitPackets{PacketConn: pc, wait: waitReadOf(pc), open: &x.conns}, nil
 	}
 	if kind := proxy.KindOf(err); o.welcome() && (kind == proxy.Unsupported || kind == proxy.NotAllowed) {
 		return nil, &fault{err: fmt.Errorf("it carries no datagrams: %w", err), sign: g.sign, answers: true, mild: true}

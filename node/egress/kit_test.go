@@ -240,6 +240,7 @@ type port struct {
 	w     *world
 	at    netip.AddrPort
 	in    chan packet
+	next  *packet // that WaitRead has taken already
 	once  sync.Once
 	ended chan struct{}
 }
@@ -276,11 +277,25 @@ func (w *world) ListenPacket(at netip.AddrPort) (net.PacketConn, error) {
 }
 
 func (p *port) ReadFrom(b []byte) (int, net.Addr, error) {
+	if err := p.WaitRead(); err != nil {
+		return 0, nil, err
+	}
+	q := p.next
+	p.next = nil
+	return copy(b, q.b), net.UDPAddrFromAddrPort(q.from), nil
+}
+
+// WaitRead waits for a datagram, as the sockets of the mesh can.
+func (p *port) WaitRead() error {
+	if p.next != nil {
+		return nil
+	}
 	select {
 	case q := <-p.in:
-		return copy(b, q.b), net.UDPAddrFromAddrPort(q.from), nil
+		p.next = &q
+		return nil
 	case <-p.ended:
-		return 0, nil, net.ErrClosed
+		return net.ErrClosed
 	}
 }
 

@@ -97,7 +97,7 @@ func (e *Egress) opener(d Decision, k legKey) opener {
 			if err != nil {
 				return nil, err
 			}
-			return connEnd{c, proxy.Target{Addr: d.Addrs[0], Port: k.port}}, nil
+			return connEnd{c, waitReadOf(c), proxy.Target{Addr: d.Addrs[0], Port: k.port}}, nil
 		}
 	case Exit:
 		return func(ctx context.Context) (proxy.PacketConn, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -26,7 +25,8 @@ type association struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	in     chan *datagram // received, for ReadFrom
-	before deadline       // of ReadFrom
+	next   *datagram      // that WaitRead has taken already; the reader's
+	before deadline       // of ReadFrom and WaitRead
 
 	mu        sync.Mutex // guards the following
 	routes    map[proxy.Target]*route
@@ -85,16 +85,14 @@ func (a *association) WriteTo(b []byte, to proxy.Target) error {
 
 // ReadFrom implements proxy.PacketConn. What does not fit into b is cut off.
 func (a *association) ReadFrom(b []byte) (int, proxy.Target, error) {
-	select {
-	case <-a.ctx.Done():
-		return 0, proxy.Target{}, net.ErrClosed
-	case <-a.before.passed():
-		return 0, proxy.Target{}, os.ErrDeadlineExceeded
-	case d := <-a.in:
-		n, from := copy(b, d.b), d.from
-		a.e.buffers.Put(d)
-		return n, from, nil
+	if err := a.WaitRead(); err != nil {
+		return 0, proxy.Target{}, err
 	}
+	d := a.next
+	a.next = nil
+	n, from := copy(b, d.b), d.from
+	a.e.buffers.Put(d)
+	return n, from, nil
 }
 
 // SetReadDeadline ends a ReadFrom that waits as it passes; the zero time is none. Writing never waits.
@@ -208,14 +206,14 @@ func (a *association) receive(l *leg, open opener) error {
 			return net.ErrClosed
 		}
 	}
-	b := make([]byte, datagramSize)
-	for {
-		n, from, err := l.end.ReadFrom(b)
+	for wait := waitReadOf(l.end); ; {
+		d, err := a.e.receiveOne(l.end, wait)
 		if err != nil {
 			return err
 		}
-		d := a.e.buffers.Get().(*datagram)
-		d.b, d.from = append(d.b[:0], b[:n]...), from
+		if d == nil {
+			continue
+		}
 		select {
 		case a.in <- d:
 		default: // the client does not keep up

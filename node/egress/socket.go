@@ -12,12 +12,13 @@ import (
 // allocation for each datagram.
 type socket struct {
 	net.PacketConn
+	wait  func() error // until there is something to read
 	read  func(b []byte) (int, netip.AddrPort, error)
 	write func(b []byte, to netip.AddrPort) (int, error)
 }
 
 func newSocket(pc net.PacketConn) socket {
-	s := socket{PacketConn: pc}
+	s := socket{PacketConn: pc, wait: waitReadOf(pc)}
 	switch c := pc.(type) {
 	case interface {
 		ReadFromAddrPort(b []byte) (int, netip.AddrPort, error)
@@ -66,14 +67,21 @@ type openEnd struct {
 // ReadFrom implements proxy.PacketConn.
 func (o openEnd) ReadFrom(b []byte) (int, proxy.Target, error) {
 	for {
-		n, from, err := o.recv(b)
-		if err != nil {
-			return 0, proxy.Target{}, err
-		}
-		if o.contacts == nil || o.contacts.has(from.Addr()) {
-			return n, proxy.Target{Addr: from.Addr(), Port: from.Port()}, nil
+		n, from, ok, err := o.readOne(b)
+		if ok || err != nil {
+			return n, from, err
 		}
 	}
+}
+
+// readOne implements oneReader: datagrams of strangers are for nobody.
+func (o openEnd) readOne(b []byte) (n int, from proxy.Target, ok bool, err error) {
+	n, at, err := o.recv(b)
+	if err != nil {
+		return 0, proxy.Target{}, false, err
+	}
+	ok = o.contacts == nil || o.contacts.has(at.Addr())
+	return n, proxy.Target{Addr: at.Addr(), Port: at.Port()}, ok, nil
 }
 
 // WriteTo implements proxy.PacketConn.
@@ -88,7 +96,8 @@ func (o openEnd) WriteTo(b []byte, to proxy.Target) error {
 // connEnd is an end for datagrams to one address.
 type connEnd struct {
 	net.Conn
-	to proxy.Target
+	wait func() error
+	to   proxy.Target
 }
 
 // ReadFrom implements proxy.PacketConn.

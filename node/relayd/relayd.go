@@ -42,6 +42,10 @@ type Config struct {
 	Version string              // reported by status
 	Logger  *slog.Logger        // nil: discard
 
+	// Environ holds variables, each "NAME=value"; see config.LoadRelay for those that are part of the configuration. A reload takes the
+	// same ones, and reads the files that they name again.
+	Environ []string
+
 	// Poll is how often files are looked at for a change, which is taken when it has been seen twice. Zero means two seconds.
 	Poll time.Duration
 }
@@ -116,7 +120,7 @@ func (r *Relay) start(ctx context.Context) (err error) {
 	if r.lock, err = lockState(ctx, r.cfg.State); err != nil {
 		return err
 	}
-	conf, err := config.LoadRelay(r.cfg.File, config.Options{State: r.cfg.State})
+	conf, err := r.cfg.load()
 	if err != nil {
 		return err
 	}
@@ -141,6 +145,11 @@ func (r *Relay) start(ctx context.Context) (err error) {
 	}
 	r.serve()
 	return nil
+}
+
+// load reads the configuration.
+func (c *Config) load() (*config.RelayConfig, error) {
+	return config.LoadRelay(c.File, config.Options{State: c.State, Sources: config.Sources{Environ: c.Environ}})
 }
 
 // useConfig makes conf the one in use, and tells its warnings.

@@ -238,6 +238,7 @@ func TestClientsTalkThroughTheRelay(t *testing.T) {
 	passes(t, ca, cb, b.Public())
 	passes(t, cb, ca, a.Public())
 
+	eventually(t, "both packets counted", func() bool { return r.Status().Traffic.RxPackets == 2 })
 	st := r.Status()
 	if len(st.Clients) != 2 || st.Clients[0].Name == "" || st.Traffic.RxPackets != 2 {
 		t.Errorf("status: %+v", st)

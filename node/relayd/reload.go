@@ -16,7 +16,7 @@ func (r *Relay) Reload() error {
 	if r.ctx.Err() != nil || r.draining.Load() {
 		return errors.New("the relay is stopping")
 	}
-	conf, err := config.LoadRelay(r.cfg.File, config.Options{State: r.cfg.State})
+	conf, err := r.cfg.load()
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,118 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// Bencher is a Source that measures throughput inside its mesh. What is asked for and told is the source's.
+type Bencher interface {
+	// Bench does what order says, and calls emit for every event until all is done, ctx ends or emit fails. An error before the first
+	// event is one of the order. run is the number by which StopBench knows it.
+	Bench(ctx context.Context, order json.RawMessage, emit func(event any) error) error
+
+	// StopBench has a run come to its end with what it has so far. A run that is over already is none to stop.
+	StopBench(run uint64)
+}
+
+const maxOrder = 64 << 10
+
+func (s *Server) serveBench(w http.ResponseWriter, r *http.Request, source Bencher) {
+	order, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxOrder))
+	if err != nil {
+		writeJSON(w, http.StatusBadRequest, failure{"read the order: " + err.Error()})
+		return
+	}
+	var l *lineWriter
+	err = source.Bench(r.Context(), order, func(event any) (err error) {
+		if l == nil {
+			if l, err = startLines(w); err != nil {
+				return err
+			}
+		}
+		if err := l.enc.Encode(event); err != nil {
+			return err
+		}
+		return l.flush()
+	})
+	if err != nil && l == nil && r.Context().Err() == nil {
+		writeJSON(w, http.StatusBadRequest, failure{err.Error()})
+	}
+}
+
+func (s *Server) serveBenchStop(w http.ResponseWriter, r *http.Request, source Bencher) {
+	run, err := strconv.ParseUint(r.URL.Query().Get("run"), 10, 64)
+	if err != nil {
+		writeJSON(w, http.StatusBadRequest, failure{fmt.Sprintf("run: %q is not a number", r.URL.Query().Get("run"))})
+		return
+	}
+	source.StopBench(run)
+	writeJSON(w, http.StatusOK, struct{}{})
+}
+
+// withBencher serves what only a source with a mesh has.
+func (s *Server) withBencher(serve func(http.ResponseWriter, *http.Request, Bencher)) http.HandlerFunc {
+	source, ok := s.source.(Bencher)
+	if !ok {
+		return nil
+	}
+	return func(w http.ResponseWriter, r *http.Request) { serve(w, r, source) }
+}
+
+// Bench has the node measure as order says, and calls fn for each event. It returns nil when all is done, or ctx has ended, which ends
+// the run at once; StopBench has it tell its results first.
+func (c *Client) Bench(ctx context.Context, order any, fn func(document json.RawMessage) error) error {
+	err := c.bench(ctx, order, fn)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (c *Client) bench(ctx context.Context, order any, fn func(document json.RawMessage) error) error {
+	body, err := json.Marshal(order)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, unixSocketURL+"/v1/bench", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument))
+		if err != nil {
+			return c.explain(err)
+		}
+		return c.refused(resp, body)
+	}
+	scan := bufio.NewScanner(resp.Body)
+	scan.Buffer(make([]byte, lineBuffer), maxDocument) // the last line has every interval
+	for scan.Scan() {
+		if err := fn(scan.Bytes()); err != nil {
+			return err
+		}
+	}
+	if err := scan.Err(); err != nil {
+		return fmt.Errorf("the answer broke off: %w", c.explain(err))
+	}
+	return nil
+}
+
+// StopBench has a run end with what it has so far. Its events say which run it is.
+func (c *Client) StopBench(ctx context.Context, run uint64) error {
+	query := url.Values{"run": {strconv.FormatUint(run, 10)}}
+	return c.call(ctx, http.MethodPost, "/v1/bench/stop?"+query.Encode(), answerTime, new(struct{}))
+}
