@@ -6,12 +6,13 @@ import "sync"
 // one of them never costs a peer more than one turn, and about what makes one full UDP GSO message of the tunnel's.
 const quantum = 64 << 10
 
-// peerQueue is what waits for one peer: a ring that grows with need.
+// peerQueue is what waits for one peer.
 type peerQueue struct {
+	lanes
+
 	id      uint16
 	used    bool // since the last sweep
-	ring    []item
-	head, n int
+	n       int
 	bytes   int // of all items
 	deficit int // bytes it may still be sent in this turn; negative after a large item
 	next    *peerQueue
@@ -22,31 +23,15 @@ type peerQueue struct {
 	waiting int // writers that sleep
 }
 
-const leastRing = 16
-
 func (p *peerQueue) put(it item) {
-	if p.n == len(p.ring) {
-		ring := make([]item, max(leastRing, 2*len(p.ring)))
-		n := copy(ring, p.ring[p.head:])
-		copy(ring[n:], p.ring[:p.head])
-		p.ring, p.head = ring, 0
-	}
-	i := p.head + p.n
-	if i >= len(p.ring) {
-		i -= len(p.ring)
-	}
-	p.ring[i] = it
+	p.lanes.put(it)
 	p.n++
 	p.bytes += int(it.bytes)
 	p.used = true
 }
 
 func (p *peerQueue) take() item {
-	it := p.ring[p.head]
-	p.ring[p.head] = item{}
-	if p.head++; p.head == len(p.ring) {
-		p.head = 0
-	}
+	it := p.lanes.take()
 	p.n--
 	p.bytes -= int(it.bytes)
 	return it
@@ -62,6 +47,14 @@ func (p *peerQueue) full(q *queue, times int) bool {
 		bytes = min(bytes, p.bucket.backlog)
 	}
 	return p.bytes >= times*bytes || p.n >= times*r.items
+}
+
+// room is how many times its share p may hold for this item to have room: one that goes before others delays nobody.
+func (p *peerQueue) room(it *item) int {
+	if p.sparse(it) {
+		return hardFactor
+	}
+	return 1
 }
 
 // roundRobin is the order in which peers are served: deficit round robin (Shreedhar and Varghese, 1995) in the form that sends

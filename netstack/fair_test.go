@@ -231,7 +231,7 @@ func TestWriterWaitsWhileItsPeerIsAlone(t *testing.T) {
 	if q.peers[1].n != before+1 {
 		t.Error("the segment that waited is lost")
 	}
-	q.push(datagramItem(1, 1000, 1000))
+	q.push(datagramItem(1, 4000, 1000))
 	if n := q.counters.snapshot()["queue-full"]; n != 1 {
 		t.Errorf("%d drops, want the datagram", n)
 	}

@@ -16,6 +16,7 @@ type item struct {
 	reply *udpReply           // datagrams that arrived on a mapping's socket
 	raw   *rawPacket          // one complete IP packet
 	peer  uint16              // who gets it; 0 where nobody owns the destination any more
+	slot  uint8               // of its flow; the queue sets it
 	bytes int32               // of IP packets that it becomes, not counting the headers of fragments; the queue sets it
 }
 

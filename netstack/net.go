@@ -120,6 +120,7 @@ type Net struct {
 	ctx       context.Context
 	cancel    context.CancelFunc
 	running   gate
+	openers   openers
 	closeOnce sync.Once
 	devOnce   sync.Once
 	unlog     func() // ends what joinGvisorLog began
@@ -149,6 +150,7 @@ func New(cfg Config) (*Net, error) {
 	n.bufs = hostsock.NewBufPool(4 * int(maxSegment(cfg.MTU)-header.TCPTotalHeaderMaximumSize-1))
 	n.small = hostsock.NewBufPool(smallBuffer)
 	n.feeders.init(n.bufs)
+	n.openers.requests = make(chan *tcp.ForwarderRequest)
 	n.sockets.init(cfg.Limits)
 	n.table = nat.New(nat.Config{
 		Max: cfg.Limits.Flows, MaxPerPeer: cfg.Limits.FlowsPerPeer, Timeouts: cfg.Limits.Timeouts, OnEnd: n.flowEnded,

@@ -7,7 +7,7 @@ import (
 
 // queue is the one way towards the peers: many writers, one reader, WireGuard's. Inside it is a small queue per peer, which the
 // reader serves in turn (fair.go) and no faster than the peer's rate (shape.go), so that a peer that is sent more than it gets
-// delays itself alone.
+// delays itself alone; and not its small flows, which go before its large ones (sparse.go).
 //
 // Room is bounded per peer. What happens to a writer when there is none depends on what waiting costs others, since writers are
 // goroutines that all peers share: gVisor's processors and the socket pollers.
@@ -70,10 +70,10 @@ func (q *queue) push(it item) bool { return q.pushUnless(it, nil) }
 // pushUnless is push that gives up, and reports false too, when ended is true while it waits. ended is asked with the queue locked, at
 // first and after wakeWriters.
 func (q *queue) pushUnless(it item, ended func() bool) bool {
-	it.bytes = int32(it.size())
+	it.bytes, it.slot = int32(it.size()), slotOf(&it)
 	q.mu.Lock()
 	p := q.peer(it.peer)
-	for !q.closed && p.full(q, 1) {
+	for !q.closed && p.full(q, p.room(&it)) {
 		why := dropQueueFull
 		switch {
 		case p.bucket.limited():
@@ -113,7 +113,7 @@ func (q *queue) wakeWriters() {
 
 // tryPush hands over a complete packet if there is room. Otherwise it releases and counts the item and reports false.
 func (q *queue) tryPush(it item) bool {
-	it.bytes = int32(it.size())
+	it.bytes, it.slot = int32(it.size()), slotOf(&it)
 	q.mu.Lock()
 	p := q.peer(it.peer)
 	if !p.full(q, hardFactor) {

@@ -18,7 +18,7 @@ import (
 // buffer.
 type splice struct {
 	mesh *meshEnd
-	wq   *waiter.Queue
+	wq   *waiter.Queue // gVisor's for longer than this lives
 	host *hostsock.TCP
 	bufs *hostsock.BufPool
 

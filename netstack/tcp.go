@@ -100,44 +100,60 @@ func (n *Net) reopenTCP(b *batch, p *packet.Packet, f *nat.Flow) *nat.Flow {
 	return n.admit(b, p)
 }
 
-// acceptTCP runs on a goroutine of its own for each SYN that the pipeline has admitted. It answers the SYN as the host
-// side answers: not before it.
-func (n *Net) acceptTCP(r *tcp.ForwarderRequest) {
+// openTCP answers a SYN that the pipeline has admitted as the host side answers: not before it. The connection goes on without the
+// caller.
+func (n *Net) openTCP(r *tcp.ForwarderRequest) {
 	c, unserved := n.tcpFlowOf(r)
 	if c == nil || !n.running.enter() {
 		r.Complete(unserved)
 		return
 	}
-	defer n.running.leave()
 	f := c.flow
 	if !n.sockets.acquire(f.Key.Peer, n.table) {
+		n.running.leave()
 		n.counters.drop(dropSocketLimit)
 		n.table.Remove(f)
 		r.Complete(false) // the peer tries again
 		return
 	}
-	defer n.sockets.release(f.Key.Peer)
-
-	host, err := c.dial()
-	if err != nil {
-		reset := n.dialFailed(c, err)
-		n.table.Remove(f)
-		r.Complete(reset)
-		return
-	}
-	var wq waiter.Queue
-	mesh, err := n.handshake(c, r, host, &wq)
-	if err != nil {
-		n.table.Remove(f)
-		host.Abort()
+	s, err := c.open(r)
+	if err != nil { // and the flow has left the table
+		n.sockets.release(f.Key.Peer)
+		n.running.leave()
 		return
 	}
 	n.enterTCP(f, nat.TCPEstablished)
-	s := &splice{mesh: mesh, wq: &wq, host: host, bufs: n.bufs, ended: func(from nat.Dir) { n.enterTCP(f, halfClosed(f.TCP(), from)) }}
+	go c.carry(s)
+}
+
+// open makes both connections, and completes the request.
+func (c *tcpFlow) open(r *tcp.ForwarderRequest) (*splice, error) {
+	n := c.n
+	host, err := c.dial()
+	if err != nil {
+		reset := n.dialFailed(c, err)
+		n.table.Remove(c.flow)
+		r.Complete(reset)
+		return nil, err
+	}
+	s := &splice{wq: new(waiter.Queue), host: host, bufs: n.bufs, ended: func(from nat.Dir) { n.enterTCP(c.flow, halfClosed(c.flow.TCP(), from)) }}
+	if s.mesh, err = n.handshake(c, r, host, s.wq); err != nil {
+		n.table.Remove(c.flow)
+		host.Abort()
+		return nil, err
+	}
+	return s, nil
+}
+
+// carry copies until both directions have ended.
+func (c *tcpFlow) carry(s *splice) {
+	n := c.n
+	defer n.running.leave()
+	defer n.sockets.release(c.flow.Key.Peer)
 	if s.run() {
-		n.enterTCP(f, nat.TCPTimeWait)
+		n.enterTCP(c.flow, nat.TCPTimeWait)
 	} else {
-		n.enterTCP(f, nat.TCPClose)
+		n.enterTCP(c.flow, nat.TCPClose)
 	}
 }
 

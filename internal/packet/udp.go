@@ -43,6 +43,10 @@ func MakeUDPHeader(src, dst netip.AddrPort) UDPHeader {
 // Len returns how many bytes Put writes in front of the payload: 28 for IPv4, 48 for IPv6.
 func (h *UDPHeader) Len() int { return h.n }
 
+// Bytes returns the header as far as it is the same for all datagrams: without lengths, identification, TTL and checksums. The
+// caller must not change it.
+func (h *UDPHeader) Bytes() []byte { return h.b[:h.n] }
+
 // Put writes the header in front of a payload of payloadLen bytes that stands at b[Len():] already, with both checksums.
 // payloadLen is at most 65507 for IPv4 and 65527 for IPv6. id is the IPv4 identification; fragmenting is allowed.
 func (h *UDPHeader) Put(b []byte, payloadLen int, ttl uint8, id uint16) {
