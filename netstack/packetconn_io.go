@@ -132,6 +132,26 @@ func (c *PacketConn) ReadFromAddrPort(b []byte) (n int, from netip.AddrPort, err
 	}
 }
 
+// WaitRead waits until there is a datagram to read, so that nobody needs a buffer to wait with. An error is what a read would have
+// ended with, and is told once, as by a read.
+func (c *PacketConn) WaitRead() error {
+	c.in.busy.Lock()
+	defer c.in.busy.Unlock()
+	for {
+		if err := c.stopped(&c.in.deadline); err != nil {
+			c.in.wake() // for the next one who waits
+			return c.failed("read", netip.AddrPort{}, err)
+		}
+		c.mu.Lock()
+		waiting := c.queue.n
+		c.mu.Unlock()
+		if waiting > 0 {
+			return nil
+		}
+		<-c.in.ready
+	}
+}
+
 // stopped is why a call must not go on.
 func (c *PacketConn) stopped(d *deadline) error {
 	if c.closed.Load() {

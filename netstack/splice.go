@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -25,6 +26,8 @@ type splice struct {
 	ended  func(from nat.Dir) // told of each side's FIN, one after the other
 	broken atomic.Bool        // reset
 	out    payload            // what is on its way to the peer; here so that a write allocates nothing
+
+	window window // of toPeer
 
 	mu sync.Mutex // held while ended is told
 }
@@ -89,6 +92,7 @@ func (s *splice) toPeer() {
 		if n > 0 {
 			terr := s.writeToPeer(buf.B[:n], ready)
 			buf.Release()
+			s.resize(n)
 			if terr != nil {
 				s.reset()
 				return
@@ -106,6 +110,19 @@ func (s *splice) toPeer() {
 			s.reset()
 			return
 		}
+	}
+}
+
+// resize fits the send buffer to the path, now that n more bytes went into it.
+func (s *splice) resize(n int) {
+	s.window.wrote(n)
+	now := time.Now()
+	if !s.window.due(now) {
+		return
+	}
+	var info tcpip.TCPInfoOption
+	if s.mesh.ep.GetSockOpt(&info) == nil && s.window.update(now, info.RTT) {
+		s.mesh.ep.SocketOptions().SetSendBufferSize(int64(s.window.size), true)
 	}
 }
 

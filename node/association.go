@@ -24,6 +24,14 @@ func (a *association) Read(b []byte) (int, error) {
 	}
 }
 
+// WaitRead waits until there is something to read, where the association can tell; elsewhere reading itself waits.
+func (a *association) WaitRead() error {
+	if w, ok := a.PacketConn.(interface{ WaitRead() error }); ok {
+		return w.WaitRead()
+	}
+	return nil
+}
+
 // Write implements net.Conn.
 func (a *association) Write(b []byte) (int, error) {
 	if err := a.WriteTo(b, a.to); err != nil {

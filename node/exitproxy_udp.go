@@ -26,6 +26,7 @@ type exitPacketConn struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	in     chan exitDatagram
+	next   exitDatagram // that WaitRead has taken already; the reader's
 	wg     sync.WaitGroup
 
 	mu        sync.Mutex // guards the following
@@ -82,11 +83,27 @@ func (d *exitDialer) ListenPacket(ctx context.Context, r *proxy.Request) (proxy.
 
 // ReadFrom implements proxy.PacketConn.
 func (c *exitPacketConn) ReadFrom(b []byte) (int, proxy.Target, error) {
+	if err := c.WaitRead(); err != nil {
+		return 0, proxy.Target{}, err
+	}
+	d := c.next
+	c.next = exitDatagram{}
+	return copy(b, d.b), proxy.Target{Addr: d.from.Addr(), Port: d.from.Port()}, nil
+}
+
+// WaitRead implements what is optional of proxy.PacketConn. It is for the one who reads.
+func (c *exitPacketConn) WaitRead() error {
+	switch {
+	case c.ctx.Err() != nil:
+		return net.ErrClosed
+	case c.next.from.IsValid():
+		return nil
+	}
 	select {
-	case d := <-c.in:
-		return copy(b, d.b), proxy.Target{Addr: d.from.Addr(), Port: d.from.Port()}, nil
+	case c.next = <-c.in:
+		return nil
 	case <-c.ctx.Done():
-		return 0, proxy.Target{}, net.ErrClosed
+		return net.ErrClosed
 	}
 }
 

@@ -9,7 +9,10 @@ import (
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/traversal/agent"
 	"culvert.dev/culvert/traversal/relay"
+	"culvert.dev/culvert/tunnel"
 )
+
+var _ tunnel.HastyRelay = (*relay.Pool)(nil)
 
 // RelayServers are the relays of a configuration, or of a command line, as the pool takes them.
 func RelayServers(list []config.Relay) ([]relay.Server, error) {

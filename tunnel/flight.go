@@ -30,7 +30,8 @@ import (
 // way costs one such look for some hundred packets, and holds back nothing.
 //
 // Nothing waits for ever by construction, and by a clock as well: if neither the count nor the queues move for patience, the one
-// who waits goes on with one batch. It is for what nobody has thought of, and costs no more than 128 buffers each time.
+// who waits goes on with one batch. It is for what nobody has thought of. A line so slow that a batch takes longer than that
+// looks the same, so patience doubles with each batch beyond the limit: else these would become as many as the queues hold.
 //
 // The bound is one of packets, and soft: one batch for each goroutine that receives may exceed it, and where
 // the count had to be corrected a few batches that no queue holds because a goroutine has just taken them. Handshake messages
@@ -39,9 +40,12 @@ import (
 type flight struct {
 	limit    int64
 	patience time.Duration
+	epoch    time.Time
 	n        atomic.Int64 // packets on the way, at most; little below zero at times, see leave
+	leaving  atomic.Int64 // of these, packets that are in no queue any more since they are being written or sent
 	left     atomic.Int64 // how many have left, ever
 	queue    atomic.Pointer[measure]
+	shut     atomic.Bool // nobody is held back: the end where one waits is about to be closed
 
 	waiting atomic.Int32
 	room    chan struct{} // tells one of those who wait to look again
@@ -56,12 +60,13 @@ type measure struct {
 const (
 	// batchLen is the most packets in one batch of wireguard-go's queues.
 	batchLen = conn.IdealBatchSize
-	// unqueued is how many batches are taken to be between the queues, in the hands of goroutines.
+	// unqueued is how many batches are taken to be between the queues, in the hands of goroutines that are not leaving.
 	unqueued = 2
 	// lookAgain is after how long one who waits measures the queues again.
 	lookAgain = time.Millisecond
-	// patience is for how long one waits without any sign of progress.
-	patience = 50 * time.Millisecond
+	// patience is for how long one waits without any sign of progress, and mostDoubled how often that is doubled.
+	patience    = 50 * time.Millisecond
+	mostDoubled = 12
 )
 
 // packetsInFlight is the limit for one direction: a batch for every core, and one at each end. With more the processors do more
@@ -70,7 +75,7 @@ const (
 func packetsInFlight() int { return batchLen * (2 + max(2, runtime.GOMAXPROCS(0))) }
 
 func newFlight(limit int) *flight {
-	return &flight{limit: int64(limit), patience: patience, room: make(chan struct{}, 1)}
+	return &flight{limit: int64(limit), patience: patience, epoch: time.Now(), room: make(chan struct{}, 1)}
 }
 
 // enter counts packets in. A nil flight counts nothing.
@@ -80,12 +85,20 @@ func (f *flight) enter(packets int) {
 	}
 }
 
-// leave counts packets out. Those that a correction has counted out already may leave later, so that the count is kept from
-// sinking below zero.
+// leaves is told of packets that will be counted out once they are written or sent.
+func (f *flight) leaves(packets int) {
+	if f != nil {
+		f.leaving.Add(int64(packets))
+	}
+}
+
+// leave counts packets out, of which leaves was told. Those that a correction has counted out already may leave later, so that
+// the count is kept from sinking below zero.
 func (f *flight) leave(packets int) {
 	if f == nil {
 		return
 	}
+	f.leaving.Add(-int64(packets))
 	f.left.Add(int64(packets))
 	n := f.n.Add(-int64(packets))
 	if n < 0 {
@@ -106,10 +119,17 @@ func (f *flight) wake() {
 	}
 }
 
-// correct lowers the count to what the queues can hold, and returns how many batches they do.
+// open says whether the way in is there. Who closes it waits for those who wait there, so that nobody is held back while it is not.
+func (f *flight) open(is bool) {
+	if f != nil {
+		f.shut.Store(!is)
+	}
+}
+
+// correct lowers the count to what can be on the way, and returns how many batches the queues hold.
 func (f *flight) correct(m *measure) (batches int) {
 	batches = m.batches()
-	most := int64(batches+unqueued) * batchLen
+	most := int64(batches+unqueued)*batchLen + f.leaving.Load() // in this order: what is taken from a queue meanwhile is seen twice rather than never
 	for {
 		n := f.n.Load()
 		if n <= most {
@@ -153,7 +173,7 @@ func (e *entrance) wait() {
 func (e *entrance) waitFor(m *measure, batches int) {
 	f := e.flight
 	left, since := f.left.Load(), time.Now()
-	for f.n.Load() > f.limit/2 {
+	for f.n.Load() > f.limit/2 && !f.shut.Load() {
 		if e.timer == nil {
 			e.timer = time.NewTimer(lookAgain)
 		} else {
@@ -169,10 +189,15 @@ func (e *entrance) waitFor(m *measure, batches int) {
 		switch l := f.left.Load(); {
 		case b != batches || l != left:
 			batches, left, since = b, l, time.Now()
-		case time.Since(since) >= f.patience:
+		case time.Since(since) >= f.patience<<f.doubled():
 			return
 		}
 	}
+}
+
+// doubled is how often patience is doubled.
+func (f *flight) doubled() int64 {
+	return min(max(f.n.Load()-f.limit, 0)/batchLen, mostDoubled)
 }
 
 // countedTUN counts what wireguard-go reads and writes. Only one goroutine may read.
@@ -194,8 +219,15 @@ func (c *countedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return n, err
 }
 
+// Close implements tun.Device.
+func (c *countedTUN) Close() error {
+	c.out.open(false)
+	return c.Device.Close()
+}
+
 // Write implements tun.Device.
 func (c *countedTUN) Write(bufs [][]byte, offset int) (int, error) {
+	c.in.leaves(len(bufs))
 	n, err := c.Device.Write(bufs, offset)
 	c.in.leave(len(bufs))
 	return n, err

@@ -17,9 +17,16 @@ import (
 //	queue.outbound.c  batches from Read until the peer's sender takes them
 //	queue.staged      batches that wait for a session, at most 128 for each peer
 //
-// The fields are set once, before the peer is handed out. A release of wireguard-go that names them otherwise is found out by
+// A peer's receiver or sender takes a batch before it has been worked on, and one that is idle takes it at once: with many peers all
+// are in such hands, and no queue of a peer holds any. So those of device.Device count too:
+//
+//	queue.decryption.c, queue.encryption.c  batches to be worked on
+//
+// The fields are set once, before the device or the peer is handed out. A release of wireguard-go that names them otherwise is found out by
 // newQueues, and by the tests; packets in flight are not bounded then, as in wireguard-go itself.
 type queues struct {
+	decryption, encryption reflect.Value // channels
+
 	mu    sync.Mutex // guards the following
 	peers []peerQueues
 	at    map[wgkey.Public]int // index in peers
@@ -34,29 +41,32 @@ type peerQueues struct {
 }
 
 // newQueues fails if wireguard-go is not what it was.
-func newQueues() (*queues, error) {
+func newQueues(dev *device.Device) (*queues, error) {
 	if _, err := queuesOf(wgkey.Public{}, new(device.Peer)); err != nil {
 		return nil, err
 	}
-	return &queues{at: map[wgkey.Public]int{}}, nil
+	q := &queues{at: map[wgkey.Public]int{}}
+	return q, findChannels("device.Device", dev, map[string]*reflect.Value{"decryption": &q.decryption, "encryption": &q.encryption})
 }
 
 // queuesOf finds the queues of a peer. Those of an empty peer have no channels, but types.
-func queuesOf(key wgkey.Public, p *device.Peer) (q peerQueues, err error) {
-	q = peerQueues{key: key, peer: p}
-	all := reflect.ValueOf(p).Elem().FieldByName("queue")
+func queuesOf(key wgkey.Public, p *device.Peer) (peerQueues, error) {
+	q := peerQueues{key: key, peer: p}
+	return q, findChannels("device.Peer", p, map[string]*reflect.Value{"inbound": &q.inbound, "outbound": &q.outbound, "staged": &q.staged})
+}
+
+// findChannels finds the channels that the fields of of.queue are, or have as their field c.
+func findChannels(name string, of any, fields map[string]*reflect.Value) error {
+	all := reflect.ValueOf(of).Elem().FieldByName("queue")
 	if all.Kind() != reflect.Struct {
-		return q, fmt.Errorf("device.Peer of wireguard-go has no queues: want a field queue")
+		return fmt.Errorf("%s of wireguard-go has no queues: want a field queue", name)
 	}
-	for _, f := range []struct {
-		name    string
-		channel *reflect.Value
-	}{{"inbound", &q.inbound}, {"outbound", &q.outbound}, {"staged", &q.staged}} {
-		v := all.FieldByName(f.name)
+	for field, channel := range fields {
+		v := all.FieldByName(field)
 		if v.Kind() == reflect.Pointer && v.Type().Elem().Kind() == reflect.Struct {
 			c, ok := v.Type().Elem().FieldByName("c")
 			if !ok {
-				return q, fmt.Errorf("device.Peer of wireguard-go: queue.%s has no field c", f.name)
+				return fmt.Errorf("%s of wireguard-go: queue.%s has no field c", name, field)
 			}
 			if v.IsNil() {
 				v = reflect.Zero(c.Type)
@@ -65,11 +75,11 @@ func queuesOf(key wgkey.Public, p *device.Peer) (q peerQueues, err error) {
 			}
 		}
 		if v.Kind() != reflect.Chan {
-			return q, fmt.Errorf("device.Peer of wireguard-go: queue.%s is no channel", f.name)
+			return fmt.Errorf("%s of wireguard-go: queue.%s is no channel", name, field)
 		}
-		*f.channel = v
+		*channel = v
 	}
-	return q, nil
+	return nil
 }
 
 // add watches the queues of a peer, which may be watched already.
@@ -110,8 +120,9 @@ func (q *queues) remove(key wgkey.Public) {
 	delete(q.at, key)
 }
 
-// inbound returns how many batches wait for the peers' receivers.
+// inbound returns how many batches wait to be decrypted or for the peers' receivers, at most: some wait for both.
 func (q *queues) inbound() (batches int) {
+	batches = q.decryption.Len()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i := range q.peers {
@@ -120,8 +131,9 @@ func (q *queues) inbound() (batches int) {
 	return batches
 }
 
-// outbound returns how many batches wait for the peers' senders.
+// outbound returns how many batches wait to be encrypted or for the peers' senders, at most: some wait for both.
 func (q *queues) outbound() (batches int) {
+	batches = q.encryption.Len()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i := range q.peers {
@@ -160,7 +172,7 @@ func (q *queues) stage(packets, limit int64) {
 
 // boundFlight begins to hold back what would be too much for the device, if its queues can be measured.
 func (t *Tunnel) boundFlight() {
-	q, err := newQueues()
+	q, err := newQueues(t.dev)
 	if err != nil {
 		t.wire.log.Warn("packets in flight are not bounded", keyErr, err)
 		return

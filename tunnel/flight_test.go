@@ -1,6 +1,8 @@
 package tunnel
 
 import (
+	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,6 +75,66 @@ func TestEntranceWaits(t *testing.T) {
 	}
 }
 
+// A line on which a batch takes longer than patience, or that stands still, does not fill the queues by and by.
+func TestSlowLinesHoldFewPackets(t *testing.T) {
+	const limit = 6 * batchLen
+	for _, takes := range []time.Duration{40 * ms, 60 * ms, 300 * ms, 2 * time.Second, time.Hour} {
+		t.Run(takes.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, q := newFlight(limit), new(fakeQueues)
+				q.of(f).batches.Store(100)
+				over := make(chan struct{})
+				go func() {
+					for line := time.NewTicker(takes); ; {
+						select {
+						case <-line.C:
+							if f.n.Load() > 0 {
+								f.leaves(batchLen)
+								f.leave(batchLen)
+							}
+						case <-over:
+							line.Stop()
+							return
+						}
+					}
+				}()
+				e, most := entrance{flight: f}, int64(0)
+				for start := time.Now(); time.Since(start) < time.Minute; {
+					e.wait()
+					f.enter(batchLen)
+					most = max(most, f.n.Load())
+				}
+				close(over)
+				if most > limit+11*batchLen {
+					t.Errorf("%d packets were in flight, the limit is %d", most, limit)
+				}
+			})
+		})
+	}
+}
+
+// The device closes at once while its reader is held back.
+func TestCloseWhileTheReaderIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := newFlight(6 * batchLen)
+		new(fakeQueues).of(out).batches.Store(100)
+		out.patience = time.Hour
+		out.enter(10 * batchLen)
+		dev := counted(newBatchTUN(nil), newFlight(1), out)
+		ended := make(chan error)
+		go func() {
+			_, err := dev.Read(nil, nil, 0)
+			ended <- err
+		}()
+		synctest.Wait()
+		start := time.Now()
+		dev.Close()
+		if err := <-ended; !errors.Is(err, os.ErrClosed) || time.Since(start) > lookAgain {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+	})
+}
+
 // Room for all wakes all.
 func TestRoomWakesAllWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -133,13 +195,13 @@ func TestHoldingBackIsNotAllocatedFor(t *testing.T) {
 
 // This is the test that fails when wireguard-go names its queues otherwise.
 func TestQueuesAreFound(t *testing.T) {
-	q, err := newQueues()
-	if err != nil {
-		t.Fatal(err)
-	}
 	peers := make([]*device.Peer, 5)
 	dev := device.NewDevice(newBatchTUN(nil), newMemNet(0).bind(addressA), bridge(discard))
 	defer dev.Close()
+	q, err := newQueues(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i := range peers {
 		if peers[i], err = dev.NewPeer(device.NoisePublicKey{byte(i + 1)}); err != nil {
 			t.Fatal(err)
@@ -172,12 +234,12 @@ func TestQueuesAreFound(t *testing.T) {
 
 // Of what waits for a session the peers with the most lose it, once it may be much.
 func TestStagedPacketsAreBounded(t *testing.T) {
-	q, err := newQueues()
+	dev := device.NewDevice(newBatchTUN(nil), newMemNet(0).bind(addressA), bridge(discard))
+	defer dev.Close()
+	q, err := newQueues(dev)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev := device.NewDevice(newBatchTUN(nil), newMemNet(0).bind(addressA), bridge(discard))
-	defer dev.Close()
 	for i, n := range []int{1, 30, 0} {
 		p, err := dev.NewPeer(device.NoisePublicKey{byte(i + 1)})
 		if err != nil {

@@ -16,8 +16,8 @@ import (
 // concurrently.
 type Relay interface {
 	// Send hands over datagrams, at most 128, for one peer. They are the caller's again when Send returns. An error means
-	// that none was taken, because no relay is connected. Send may wait a moment for room where it is given data; given a
-	// handshake message, which comes alone, it must not.
+	// that none was taken, because no relay is connected. Send may wait a moment for room where it is given data, see HastyRelay;
+	// given a handshake message, which comes alone, it must not.
 	Send(to wgkey.Public, datagrams [][]byte) error
 
 	// Receive waits for at least one datagram and fills in as many as have come: bufs[i][:sizes[i]] is from from[i]. The
@@ -30,6 +30,7 @@ type Relay interface {
 // Datagrams from keys that are no peers are dropped before wireguard-go sees them, so that endpoints exist for peers only.
 type relayLink struct {
 	relay Relay
+	hasty HastyRelay    // the same; nil if it is none
 	lost  atomic.Uint64 // datagrams that the relay did not take
 
 	accepting atomic.Uint64 // counts the changes of byWay
@@ -43,7 +44,8 @@ func newRelayLink(r Relay) *relayLink {
 	if r == nil {
 		return nil
 	}
-	return &relayLink{relay: r, peers: map[wgkey.Public]*relayEndpoint{}, byWay: map[Way]acceptedWay{}}
+	hasty, _ := r.(HastyRelay)
+	return &relayLink{relay: r, hasty: hasty, peers: map[wgkey.Public]*relayEndpoint{}, byWay: map[Way]acceptedWay{}}
 }
 
 // add makes a peer known, reached by UDP at direct if that is not nil.

@@ -32,6 +32,7 @@ type relayEndpoint struct {
 	peer     atomic.Pointer[device.Peer] // wireguard-go's; nil before the first route
 	sessions sessions
 	traffic  counters
+	haste    haste
 	earlier  earlier // of traffic.rxWay
 }
 

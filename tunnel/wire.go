@@ -36,7 +36,8 @@ type wire struct {
 	sockets     sockets
 	opened      atomic.Uint32 // the port; zero while closed
 	held        heldBack
-	in, out     *flight // packets that wireguard-go has; nil: not counted
+	in, out     *flight      // packets that wireguard-go has; nil: not counted
+	byUDP       atomic.Int64 // data sent by UDP
 
 	mu   sync.Mutex    // guards the following
 	done chan struct{} // closed by Close; nil while closed, and without a relay
@@ -59,6 +60,7 @@ func (w *wire) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		fns = append(fns, w.receiver(w.link.receiver(done), noSource, false), w.receiver(w.sockets.receiver(done), addrPortOf, true))
 	}
 	w.opened.Store(uint32(actual))
+	w.in.open(true)
 	return fns, actual, nil
 }
 
@@ -103,9 +105,11 @@ func (w *wire) open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	return fns, actual, nil
 }
 
-// Close implements conn.Bind.
+// Close implements conn.Bind. wireguard-go then waits for who receives, and meanwhile sends nothing, for which in turn may wait
+// who would let the receiver go on.
 func (w *wire) Close() error {
 	w.opened.Store(0)
+	w.in.open(false)
 	w.mu.Lock()
 	if w.done != nil {
 		close(w.done)
@@ -228,7 +232,8 @@ func (w *wire) settle(key wgkey.Public, index uint32, at conn.Endpoint, now time
 
 // Send implements conn.Bind. wireguard-go sends each handshake message and each keepalive alone.
 func (w *wire) Send(bufs [][]byte, to conn.Endpoint) error {
-	if len(bufs) > 1 || len(bufs) == 1 && len(bufs[0]) > transportMinLen && bufs[0][0] == typeTransport {
+	if isData(bufs) {
+		w.out.leaves(len(bufs))
 		defer w.out.leave(len(bufs))
 	}
 	if len(bufs) == 1 && len(bufs[0]) > 0 && bufs[0][0] != typeTransport && !w.answersOnly {
@@ -256,21 +261,30 @@ func (w *wire) sendRouted(bufs [][]byte, e *relayEndpoint) error {
 	sent := w.carry(bufs, r.raw) == nil
 	switch {
 	case sent && r.via == ViaBoth:
-		w.link.send(e, bufs) // nothing is lost where it is not taken
+		w.relayed(bufs, e) // nothing is lost where it is not taken
 	case !sent:
 		return w.carry(bufs, e)
 	}
 	return nil
 }
 
+// isData tells packets from what wireguard-go sends by itself.
+func isData(bufs [][]byte) bool {
+	return len(bufs) > 1 || len(bufs) == 1 && len(bufs[0]) > transportMinLen && bufs[0][0] == typeTransport
+}
+
 // carry sends datagrams by one way: that of the bind, that of another socket, or the relay.
 func (w *wire) carry(bufs [][]byte, to conn.Endpoint) error {
-	switch to := to.(type) {
-	case *relayEndpoint:
-		if !w.link.send(to, bufs) {
+	if to, ok := to.(*relayEndpoint); ok {
+		if !w.relayed(bufs, to) {
 			w.link.lost.Add(uint64(len(bufs)))
 		}
 		return nil
+	}
+	if isData(bufs) {
+		w.byUDP.Add(int64(len(bufs)))
+	}
+	switch to := to.(type) {
 	case *socketEndpoint:
 		return to.socket.send(bufs, to.Endpoint)
 	}

@@ -16,6 +16,7 @@ const (
 	exchangeTimeout = 30 * time.Second // for one step of the control connection: the far end may be behind seconds of queues
 	connectTimeout  = 10 * time.Second
 	connectPause    = time.Second // before a datagram that opens a stream is repeated
+	maxCounts       = 200_000     // lines in a result, of intervals: those of a day with one stream
 )
 
 // Client runs tests against a server.
@@ -61,14 +62,20 @@ type clientRun struct {
 
 func (r *clientRun) run(ctx context.Context) (*Result, error) {
 	conn, err := r.dial(ctx, "tcp", false)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+		if err == nil {
+			conn.Close()
+		}
+		return nil, ErrInterrupted
+	case err != nil:
 		return nil, err
 	}
 	defer conn.Close()
 	r.control = &control{conn, exchangeTimeout}
 	r.chooseLength()
 	r.test = newTest(r.params, false)
-	r.test.onInterval = r.OnInterval
+	r.test.onInterval, r.test.keep = r.OnInterval, maxCounts/(r.params.connections()+1)
 	defer r.test.close()
 
 	// Until the test runs, an interruption cuts the connection, which ends each step at once.
@@ -221,7 +228,7 @@ func (r *clientRun) measure(ctx context.Context) (*Result, error) {
 	if t.Time > 0 {
 		limit = t.Omit + t.Time
 	}
-	said := r.control.listen()
+	said := r.control.listen(func() {})
 	state, err := t.run(ctx, said, limit)
 	t.finish()
 	now := readCPU()

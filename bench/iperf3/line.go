@@ -66,9 +66,9 @@ func (f lineFormat) retransmits(b *strings.Builder, c Counts, note string) {
 	fmt.Fprintf(b, "  %s             %s\n", count, note)
 }
 
-// both writes the sender's and the receiver's line of a summary; a server writes its own only.
-func (f lineFormat) both(b *strings.Builder, sent, received Counts) {
-	local := sent.Sender
+// both writes the sender's and the receiver's line of a summary; a server writes its own only. local is whether this end sends, which
+// sums of UDP do not say.
+func (f lineFormat) both(b *strings.Builder, sent, received Counts, local bool) {
 	if !f.server || local {
 		f.end(b, sent, local, "sender")
 	}

@@ -2,14 +2,19 @@ package iperf3
 
 import (
 	"encoding/json"
+	"net"
+	"strconv"
 	"testing"
 	"time"
+
+	"culvert.dev/culvert/internal/testnet"
 )
 
-const short = 300 * time.Millisecond
+const short = 200 * time.Millisecond
 
 // TestClientAndServer runs what a test can do, on the host's network and on one that is nothing but the interface.
 func TestClientAndServer(t *testing.T) {
+	settled(t)
 	for name, p := range map[string]Params{
 		"TCP":                 {},
 		"TCP reverse":         {Reverse: true},
@@ -28,9 +33,9 @@ func TestClientAndServer(t *testing.T) {
 		"UDP bursts":          {Protocol: "udp", Rate: 10e6, Length: 1000, Burst: 10, Reverse: true},
 	} {
 		p.Time, p.Interval = short, 100*time.Millisecond
-		t.Run(name, func(t *testing.T) {
-			settled(t)
-			for network, n := range map[string]Network{"host": nil, "plain": plain{}} {
+		for network, n := range map[string]Network{"host": nil, "plain": plain{}} {
+			t.Run(name+" "+network, func(t *testing.T) {
+				t.Parallel()
 				s := serve(t, Server{Network: n, Interval: 100 * time.Millisecond})
 				c := s.client(p)
 				c.Network = n
@@ -48,9 +53,8 @@ func TestClientAndServer(t *testing.T) {
 				if intervals < 1 || intervals != len(r.Intervals) {
 					t.Errorf("%s: %d intervals, %d in the result", network, intervals, len(r.Intervals))
 				}
-				s.stop()
-			}
-		})
+			})
+		}
 	}
 }
 
@@ -69,7 +73,7 @@ func checkResult(t *testing.T, name string, p *Params, r *Result, host bool) {
 		if d.sent.Bytes == 0 || d.received.Bytes == 0 || d.sent.BitsPerSecond == 0 {
 			t.Errorf("%s: direction %d: nothing was sent or received: %+v %+v", name, i, d.sent, d.received)
 		}
-		if d.sent.Seconds < 0.25 || d.sent.Seconds > 10 {
+		if d.sent.Seconds < 0.15 || d.sent.Seconds > 60 {
 			t.Errorf("%s: direction %d: took %v s", name, i, d.sent.Seconds)
 		}
 		if p.Omit == 0 && d.received.Bytes > d.sent.Bytes {
@@ -84,7 +88,11 @@ func checkResult(t *testing.T, name string, p *Params, r *Result, host bool) {
 		if length := r.Start.TestStart.Length; d.sum == nil || *d.sum.Packets*int64(length) != d.sent.Bytes || p.Omit == 0 && *d.received.Packets > *d.sent.Packets {
 			t.Errorf("%s: direction %d: packets of %d: %+v, %+v", name, i, length, d.sum, d.sent)
 		}
-		if p.Rate > 0 && d.sent.BitsPerSecond > float64(p.Rate)*float64(max(p.Streams, 1))*1.4 { // a busy machine may send less
+		most := float64(p.Rate) * float64(max(p.Streams, 1)) * 1.4 // a busy machine may send less
+		if p.Omit > 0 {
+			most *= 2 // a sender makes up for what it did not get to while omitting
+		}
+		if p.Rate > 0 && d.sent.BitsPerSecond > most {
 			t.Errorf("%s: direction %d: %v bit/s, want %d on each of %d", name, i, d.sent.BitsPerSecond, p.Rate, p.Streams)
 		}
 	}
@@ -99,6 +107,7 @@ func checkResult(t *testing.T, name string, p *Params, r *Result, host bool) {
 
 // TestIntervalsAddUp: nothing is counted twice, and nothing is forgotten.
 func TestIntervalsAddUp(t *testing.T) {
+	t.Parallel()
 	s := serve(t, Server{})
 	r, err := s.client(Params{Bidir: true, Time: short, Omit: time.Second, Interval: 100 * time.Millisecond}).Run(t.Context())
 	if err != nil {
@@ -120,6 +129,7 @@ func TestIntervalsAddUp(t *testing.T) {
 }
 
 func TestEndByBytesAndBlocks(t *testing.T) {
+	t.Parallel()
 	s := serve(t, Server{})
 	for name, p := range map[string]Params{
 		"bytes":         {Bytes: 1_000_001, Length: 1000},
@@ -151,6 +161,7 @@ func TestEndByBytesAndBlocks(t *testing.T) {
 }
 
 func TestServerOutput(t *testing.T) {
+	t.Parallel()
 	s := serve(t, Server{Interval: 100 * time.Millisecond})
 	r, err := s.client(Params{Time: short, ServerOutput: true}).Run(t.Context())
 	if err != nil {
@@ -165,6 +176,7 @@ func TestServerOutput(t *testing.T) {
 }
 
 func TestAnswerOverUDPMayGetLost(t *testing.T) {
+	t.Parallel()
 	s := serve(t, Server{})
 	c := s.client(Params{Protocol: "udp", Time: short, Rate: 10e6, Length: 1000})
 	c.Network = &dropping{left: 1}
@@ -187,11 +199,11 @@ func TestSizeOfDatagramsFitsTheNetwork(t *testing.T) {
 }
 
 func TestIPv6(t *testing.T) {
-	l, err := Host{}.Listen(t.Context(), "tcp", "[::1]:0")
+	address := net.JoinHostPort("::1", strconv.Itoa(testnet.FreePort()))
+	l, err := Host{}.Listen(t.Context(), "tcp", address)
 	if err != nil {
 		t.Skipf("no IPv6: %v", err)
 	}
-	address := l.Addr().String()
 	l.Close()
 	ready := make(chan struct{})
 	s := Server{Address: address, OnListen: closer(ready)}

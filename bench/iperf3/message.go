@@ -1,6 +1,7 @@
 package iperf3
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"math"
@@ -38,9 +39,9 @@ func (n number) MarshalJSON() ([]byte, error) {
 	return json.Marshal(f)
 }
 
-// int is the nearest integer that an int64 can hold with room to add to it.
+// int is the nearest integer that an int64 can hold with room for the sum of all streams.
 func (n number) int() int64 {
-	const most = 1 << 62
+	const most = maxBytes
 	return int64(max(-most, min(most, float64(n))))
 }
 
@@ -160,14 +161,37 @@ func seconds(n number) time.Duration {
 
 // wireResults are what one end has counted.
 type wireResults struct {
-	CPUTotal         number             `json:"cpu_util_total"`
-	CPUUser          number             `json:"cpu_util_user"`
-	CPUSystem        number             `json:"cpu_util_system"`
-	HasRetransmits   number             `json:"sender_has_retransmits"` // -1 of one that only receives
-	Congestion       text               `json:"congestion_used,omitempty"`
-	ServerOutputText text               `json:"server_output_text,omitempty"`
-	ServerOutputJSON json.RawMessage    `json:"server_output_json,omitempty"`
-	Streams          []wireStreamResult `json:"streams"`
+	CPUTotal         number          `json:"cpu_util_total"`
+	CPUUser          number          `json:"cpu_util_user"`
+	CPUSystem        number          `json:"cpu_util_system"`
+	HasRetransmits   number          `json:"sender_has_retransmits"` // -1 of one that only receives
+	Congestion       text            `json:"congestion_used,omitempty"`
+	ServerOutputText text            `json:"server_output_text,omitempty"`
+	ServerOutputJSON json.RawMessage `json:"server_output_json,omitempty"`
+	Streams          wireStreams     `json:"streams"`
+}
+
+// wireStreams are of at most twice maxStreams: more would take much more memory than their text.
+type wireStreams []wireStreamResult
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (w *wireStreams) UnmarshalJSON(b []byte) error {
+	*w = nil
+	d := json.NewDecoder(bytes.NewReader(b))
+	if start, err := d.Token(); err != nil || start != json.Delim('[') {
+		return errors.New("the streams are no list")
+	}
+	for d.More() {
+		if len(*w) == 2*maxStreams {
+			return errors.New("too many streams in the results")
+		}
+		var r wireStreamResult
+		if err := d.Decode(&r); err != nil {
+			return err
+		}
+		*w = append(*w, r)
+	}
+	return nil
 }
 
 // wireStreamResult is of one stream. Packets include those that are omitted, as iperf3's do; times are seconds.

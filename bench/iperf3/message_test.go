@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 )
@@ -84,6 +85,8 @@ func TestHostileParameters(t *testing.T) {
 		`{"tcp":true,"time":1e308}`:                codeDuration,
 		`{"tcp":true,"omit":601}`:                  codeOmit,
 		`{"tcp":true,"num":-5}`:                    codeEndConditions,
+		`{"tcp":true,"blockcount":1e15}`:           codeEndConditions,
+		`{"tcp":true,"num":1e300}`:                 0, // as much as can be counted
 		`{"tcp":true,"len":1048577}`:               codeLength,
 		`{"tcp":true,"len":-1}`:                    codeLength,
 		`{"udp":true,"len":15}`:                    codeUDPLength,
@@ -117,6 +120,22 @@ func TestClientParametersAreChecked(t *testing.T) {
 	for target, want := range map[string]string{"a": "a:5201", "a:1": "a:1", "::1": "[::1]:5201", "[::1]": "[::1]:5201", "[::1]:7": "[::1]:7"} {
 		if p, err := (Params{Target: target}).complete(); err != nil || p.Target != want {
 			t.Errorf("%s: got %s, %v", target, p.Target, err)
+		}
+	}
+}
+
+// TestResultsAreNotMuchLargerThanTheirText: a stream takes two bytes there, and 80 in memory.
+func TestResultsAreNotMuchLargerThanTheirText(t *testing.T) {
+	var w wireResults
+	if err := json.Unmarshal([]byte(`{"streams":[{}`+strings.Repeat(",{}", 2*maxStreams-1)+`]}`), &w); err != nil || len(w.Streams) != 2*maxStreams {
+		t.Errorf("as many as there can be: %v, %d streams", err, len(w.Streams))
+	}
+	if err := json.Unmarshal([]byte(`{"streams":[{}`+strings.Repeat(",{}", 2*maxStreams)+`]}`), &w); err == nil || !strings.Contains(err.Error(), "too many streams") {
+		t.Errorf("one more: %v", err)
+	}
+	for _, text := range []string{`{"streams":{}}`, `{"streams":5}`, `{"streams":[5]}`} {
+		if err := json.Unmarshal([]byte(text), &w); err == nil {
+			t.Errorf("%s is taken", text)
 		}
 	}
 }

@@ -34,6 +34,8 @@ const (
 	maxWindow    = 512 << 20
 	maxMSS       = 9 << 10
 	maxBurst     = 1000
+	maxBlocks    = 1 << 34 // of maxLength, they have as many
+	maxBytes     = 1 << 54 // those of all streams together can be counted
 )
 
 // Params say what a test does. The zero value but for Target is a TCP upload of one stream for 10 s. The letter is iperf3's option.
@@ -116,8 +118,10 @@ func (p *Params) check() error {
 		return &refusal{codeOmit, fmt.Sprintf("omit %v: want at most %v", p.Omit, maxOmit)}
 	case p.Omit%time.Second != 0:
 		return fmt.Errorf("omit %v: want whole seconds, as the server must omit the same", p.Omit)
-	case p.Bytes < 0 || p.Blocks < 0:
-		return &refusal{codeEndConditions, "a negative number of bytes or blocks"}
+	case p.Bytes < 0 || p.Bytes > maxBytes:
+		return &refusal{codeEndConditions, fmt.Sprintf("%d bytes: want at most %d", p.Bytes, int64(maxBytes))}
+	case p.Blocks < 0 || p.Blocks > maxBlocks:
+		return &refusal{codeEndConditions, fmt.Sprintf("%d blocks: want at most %d", p.Blocks, int64(maxBlocks))}
 	case p.Length != 0 && (p.Length < smallest || p.Length > largest):
 		code := codeLength
 		if p.udp() {

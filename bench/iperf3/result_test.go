@@ -100,6 +100,29 @@ iperf Done.
 `)
 }
 
+// TestTextOfSumsOfUDPInBothDirections: the sums of iperf3 do not say which way they are.
+func TestTextOfSumsOfUDPInBothDirections(t *testing.T) {
+	s := serve(t, Server{})
+	r, err := s.client(Params{Protocol: "udp", Bidir: true, Streams: 2, Time: short, Rate: 5e6, Length: 1000}).Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.outcome(t); err != nil {
+		t.Fatal(err)
+	}
+	count := func(r *Result) (in, out int) {
+		var b bytes.Buffer
+		r.Summary(&b)
+		return strings.Count(b.String(), "[SUM][RX-"), strings.Count(b.String(), "[SUM][TX-")
+	}
+	if in, out := count(r); in != 2 || out != 2 {
+		t.Errorf("%d and %d sums of the client", in, out)
+	}
+	if in, out := count(s.last); in != 1 || out != 1 {
+		t.Errorf("%d and %d sums of the server", in, out)
+	}
+}
+
 func TestTextOfSums(t *testing.T) {
 	r, _ := readResult(t, "tcp-bidir-p2.json")
 	var b bytes.Buffer

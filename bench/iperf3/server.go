@@ -17,7 +17,7 @@ const (
 	maxConnections = 4*maxStreams + 64
 	greetTimeout   = 10 * time.Second // for the cookie, and the parameters
 	stopTimeout    = 5 * time.Second
-	busyPause      = 250 * time.Millisecond // before a client is turned away: the test before it may be as good as over
+	endPause       = 2 * time.Second // that a client waits for the end of a test that is ending, before it is turned away
 )
 
 // Server serves one test at a time; other clients are told that it is busy.
@@ -109,14 +109,15 @@ func (r *serverRun) greet(ctx context.Context, accepted net.Conn) {
 		return
 	}
 	s, own := r.take(ctx, c, ck)
-	if !own && s != nil {
-		if s.offer(conn, ck, number) {
+	switch {
+	case own || s == nil:
+	case ck == s.cookie:
+		if s.offer(conn, number) {
 			<-s.over
 			return
 		}
-		if s.awaitEnd() {
-			s, own = r.take(ctx, c, ck)
-		}
+	case s.awaitEnd(conn):
+		s, own = r.take(ctx, c, ck)
 	}
 	if own {
 		r.serve(ctx, s)
@@ -126,14 +127,14 @@ func (r *serverRun) greet(ctx context.Context, accepted net.Conn) {
 	c.writeState(accessDenied)
 }
 
-// take returns the current test, and whether it is a new one, for this client.
+// take returns the current test, and whether it is a new one, for this client. It is nil where there is none and this client gets none.
 func (r *serverRun) take(ctx context.Context, c *control, ck cookie) (s *session, own bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.current != nil {
 		return r.current, false
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || string(ck[:]) == ProbeCookie {
 		return nil, false
 	}
 	r.current = &session{serverRun: r, control: c, cookie: ck, offered: make(chan offer, maxConnections), ending: make(chan struct{}), over: make(chan struct{})}
@@ -145,17 +146,17 @@ func (r *serverRun) take(ctx context.Context, c *control, ck cookie) (s *session
 
 // serve runs a client's test.
 func (r *serverRun) serve(ctx context.Context, s *session) {
+	defer r.release(s)
 	client := s.control.RemoteAddr().String()
 	r.Logger.Info("iperf3: test begins", "client", client)
 	err := s.run(ctx)
-	r.release(s)
+	if r.OneOff && s.started {
+		r.end() // before another client takes the place
+	}
 	if err != nil {
 		r.Logger.Info("iperf3: test ended early", "client", client, "err", err)
 	} else {
 		r.Logger.Info("iperf3: test done", "client", client)
-	}
-	if r.OneOff && s.started {
-		r.end()
 	}
 }
 

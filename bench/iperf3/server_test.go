@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -126,7 +127,137 @@ func TestSecondClientIsTurnedAway(t *testing.T) {
 	s.works(t)
 }
 
+// TestDenialComesAtOnce while a test goes on, and for a probe at any time.
+func TestDenialComesAtOnce(t *testing.T) {
+	s := serve(t, Server{})
+	denied := func(what, greeting string) {
+		t.Helper()
+		r := s.raw(t)
+		defer r.Close()
+		began := time.Now()
+		r.write([]byte(greeting))
+		if got, err := r.readState(false); err != nil || got != accessDenied {
+			t.Errorf("%s gets %v, %v", what, got, err)
+		}
+		if took := time.Since(began); took > endPause/2 {
+			t.Errorf("%s waits for %v", what, took)
+		}
+	}
+	denied("a probe of an idle server", ProbeCookie)
+	first := s.raw(t)
+	first.until(testRunning, `{"tcp":true,"time":60}`)
+	other := newCookie()
+	denied("another client", string(other[:]))
+	denied("a probe", ProbeCookie)
+	denied("a stream that comes too late", string(first.cookie[:]))
+	first.Close()
+	s.outcome(t)
+	s.works(t)
+}
+
+// TestClientsWaitForTheEndOfATest: one of them is next, but none that has gone meanwhile or is no client.
+func TestClientsWaitForTheEndOfATest(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Server{})
+	first := s.raw(t)
+	first.until(exchangeResults, `{"tcp":true,"time":60}`)
+	gone, hasty, next := s.raw(t), s.raw(t), s.raw(t)
+	gone.write(gone.cookie[:])
+	gone.Close()
+	hasty.write(append(hasty.cookie[:], "data"...))
+	if got, err := hasty.readState(false); err == nil && got != accessDenied {
+		t.Errorf("a client that does not wait gets %v", got)
+	}
+	next.write(next.cookie[:])
+	probe := s.raw(t)
+	probe.write([]byte(ProbeCookie))
+	first.writeJSON(goodResults)
+	var w wireResults
+	first.readJSON(&w, maxResultsSize)
+	first.expect(displayResults)
+	first.writeState(done)
+	if err := s.outcome(t); err != nil {
+		t.Error(err)
+	}
+	if err := next.expect(paramExchange); err != nil {
+		t.Errorf("the client that waited: %v", err)
+	}
+	if got, err := probe.readState(false); err != nil || got != accessDenied {
+		t.Errorf("a probe that waited gets %v, %v", got, err)
+	}
+}
+
+// TestOneOffIsOneTest though another client waits for its end.
+func TestOneOffIsOneTest(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Server{OneOff: true})
+	first, next := s.raw(t), s.raw(t)
+	first.until(exchangeResults, `{"tcp":true,"time":60}`)
+	next.write(next.cookie[:])
+	first.Close()
+	if got, err := next.readState(false); err == nil && got != accessDenied {
+		t.Errorf("another client gets %v", got)
+	}
+	if err := <-s.ended; err != nil {
+		t.Error(err)
+	}
+	s.ended <- nil
+}
+
+// TestDataWithoutEndDoesNotHoldAServer: after its TEST_END a client goes on to send what the test is short of.
+func TestDataWithoutEndDoesNotHoldAServer(t *testing.T) {
+	t.Parallel()
+	s := serve(t, Server{})
+	r := s.raw(t)
+	stream := r.until(testRunning, `{"tcp":true,"num":1e15}`)
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for b := make([]byte, 1); ; time.Sleep(time.Millisecond) { // a pace, not a time to wait
+			if _, err := stream.Write(b); err != nil {
+				return
+			}
+		}
+	}()
+	r.writeState(testEnd)
+	s.stop()
+	select {
+	case <-s.ended:
+		s.ended <- nil
+	case <-time.After(restTime / 2):
+		t.Error("the server does not end")
+	}
+	stream.Close()
+	<-sent
+}
+
+func TestRestIsAwaitedForALimitedTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		run := newTest(Params{Protocol: "tcp", Length: 1, Streams: 1, Bytes: maxBytes}, true)
+		trickle := &stream{id: 1}
+		run.streams = []*stream{trickle}
+		stop := make(chan struct{})
+		go func() {
+			for tick := time.NewTicker(restPause / 2); ; {
+				select {
+				case <-tick.C:
+					trickle.moved(1, 0)
+				case <-stop:
+					return
+				}
+			}
+		}()
+		began := time.Now()
+		run.awaitRest(t.Context())
+		if took := time.Since(began); took < restTime || took > restTime+restPause {
+			t.Errorf("it took %v", took)
+		}
+		close(stop)
+	})
+}
+
 func TestServerEndsTestsOfSilentClients(t *testing.T) {
+	t.Parallel()
 	s := serve(t, Server{Idle: 200 * time.Millisecond})
 	r := s.raw(t)
 	r.until(testRunning, `{"tcp":true,"time":60}`)
@@ -214,6 +345,7 @@ func TestOneOff(t *testing.T) {
 }
 
 func TestServerThatNobodyComesToEnds(t *testing.T) {
+	t.Parallel()
 	s := serve(t, Server{WaitIdle: 300 * time.Millisecond})
 	select {
 	case err := <-s.ended:
@@ -226,6 +358,7 @@ func TestServerThatNobodyComesToEnds(t *testing.T) {
 }
 
 func TestClientThatIsInterruptedHasResults(t *testing.T) {
+	t.Parallel()
 	for name, p := range map[string]Params{"TCP": {}, "reverse": {Reverse: true}, "UDP": {Protocol: "udp", Bidir: true, Rate: 10e6, Length: 1000}} {
 		s := serve(t, Server{})
 		p.Time, p.Interval = time.Minute, 100*time.Millisecond
@@ -243,6 +376,15 @@ func TestClientThatIsInterruptedHasResults(t *testing.T) {
 			t.Errorf("%s: the server: %v", name, err)
 		}
 		s.works(t)
+	}
+}
+
+func TestClientThatIsInterruptedBeforeItIsConnected(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c := Client{Params: Params{Target: "127.0.0.1:9"}}
+	if r, err := c.Run(ctx); r != nil || !errors.Is(err, ErrInterrupted) {
+		t.Errorf("got %v, %v", r, err)
 	}
 }
 
@@ -268,6 +410,7 @@ func TestClientThatIsInterruptedBeforeTheTest(t *testing.T) {
 }
 
 func TestServerThatStopsTellsItsClient(t *testing.T) {
+	t.Parallel()
 	s := serve(t, Server{})
 	c := s.client(Params{Time: time.Minute, Interval: 100 * time.Millisecond})
 	c.OnInterval = func(Interval) { s.stop() }

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -26,7 +28,8 @@ type session struct {
 	control *control
 	cookie  cookie
 	offered chan offer    // connections with the same cookie
-	ending  chan struct{} // closed when the client has all it needs
+	ending  chan struct{} // closed when the test is over but for its last words
+	endOnce sync.Once
 	over    chan struct{} // closed at the end
 	full    atomic.Bool   // it has its streams
 	started bool
@@ -43,9 +46,9 @@ type offer struct {
 	number int
 }
 
-// offer is false for a connection that is not of this test, or comes too late. Otherwise it belongs to the test until over is closed.
-func (s *session) offer(c net.Conn, ck cookie, number int) bool {
-	if ck != s.cookie || s.full.Load() {
+// offer is false for a connection that comes too late. Otherwise it belongs to the test until over is closed.
+func (s *session) offer(c net.Conn, number int) bool {
+	if s.full.Load() {
 		return false
 	}
 	select {
@@ -56,20 +59,30 @@ func (s *session) offer(c net.Conn, ck cookie, number int) bool {
 	}
 }
 
-// awaitEnd waits for a moment, so that a client may come back at once after a test. It is false if the test goes on.
-func (s *session) awaitEnd() bool {
-	pause := busyPause
-	if isClosed(s.ending) {
-		pause = failureGrace
-	}
-	t := time.NewTimer(pause)
-	defer t.Stop()
-	select {
-	case <-s.over:
-		return true
-	case <-t.C:
+// end says that the test is as good as over: clients that come now may wait for it.
+func (s *session) end() { s.endOnce.Do(func() { close(s.ending) }) }
+
+// awaitEnd waits for the rest of a test that is ending, so that a client may come back at once. It is false if the test goes on, and for
+// a client that has gone meanwhile or speaks before it is asked to.
+func (s *session) awaitEnd(c net.Conn) bool {
+	if !isClosed(s.ending) {
 		return false
 	}
+	c.SetReadDeadline(time.Now().Add(endPause))
+	heard := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-s.over:
+			c.SetReadDeadline(time.Unix(1, 0))
+		case <-heard:
+		}
+	})
+	var b [1]byte
+	_, err := c.Read(b[:])
+	close(heard)
+	watch.Wait()
+	return errors.Is(err, os.ErrDeadlineExceeded) && isClosed(s.over)
 }
 
 // discard closes connections that nobody took.
@@ -115,12 +128,16 @@ func (s *session) agree() error {
 		return err
 	}
 	var w wireParams
-	if err := s.control.readJSON(&w, maxParamsSize); err != nil {
+	err := s.control.readJSON(&w, maxParamsSize)
+	if err != nil {
+		s.end()
 		return fmt.Errorf("read the parameters: %w", err)
 	}
-	var err error
 	if s.params, err = w.params(); err == nil {
 		err = s.limit()
+	}
+	if err != nil {
+		s.end() // before the client hears of it
 	}
 	var refused *refusal
 	if errors.As(err, &refused) {
@@ -150,6 +167,7 @@ func (s *session) gather(ctx context.Context) (said <-chan heard, err error) {
 		if err := s.listenDatagrams(ctx); err != nil {
 			var errno syscall.Errno
 			errors.As(err, &errno)
+			s.end()
 			s.control.refuse(codeStreamListen, uint32(errno))
 			return nil, err
 		}
@@ -157,7 +175,7 @@ func (s *session) gather(ctx context.Context) (said <-chan heard, err error) {
 	if err := s.control.writeState(createStreams); err != nil {
 		return nil, err
 	}
-	said = s.control.listen()
+	said = s.control.listen(s.end) // whatever the client says from now on ends the test
 	left := time.NewTimer(streamsTimeout)
 	defer left.Stop()
 	if s.params.udp() {
@@ -241,6 +259,7 @@ func (s *session) measure(ctx context.Context, said <-chan heard) error {
 	if err == nil {
 		err = s.await(ctx, said)
 	}
+	s.end()
 	s.haltDatagrams()
 	t.finish()
 	now := readCPU()
@@ -269,10 +288,11 @@ func (s *session) await(ctx context.Context, said <-chan heard) error {
 		return errClosed
 	case err == nil:
 		if err = s.control.check(state, testEnd); err == nil {
-			t.awaitRest()
+			t.awaitRest(ctx)
 		}
 		return err
 	}
+	s.end()
 	s.control.timeout = failureGrace
 	s.control.writeState(serverTerminate)
 	return err
@@ -305,7 +325,6 @@ func (s *session) exchange(ctx context.Context, now cpuTimes) (*wireResults, err
 	if err := s.control.writeState(displayResults); err != nil {
 		return &far, err
 	}
-	close(s.ending)
 	s.control.readState(false) // IPERF_DONE, or the client has gone: it has all it needs
 	return &far, nil
 }

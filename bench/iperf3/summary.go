@@ -4,7 +4,7 @@ import "time"
 
 // results are this end's figures, as the other one gets them.
 func (t *test) results(now cpuTimes) *wireResults {
-	w := &wireResults{HasRetransmits: -1, Congestion: text(t.congestion), Streams: []wireStreamResult{}}
+	w := &wireResults{HasRetransmits: -1, Congestion: text(t.congestion), Streams: wireStreams{}}
 	w.CPUTotal, w.CPUUser, w.CPUSystem = numbers(t.cpuStart.percent(now))
 	for _, s := range t.streams {
 		n := s.final
@@ -131,23 +131,24 @@ func (t *test) farEnd(c *Counts, s *stream, w *wireStreamResult) {
 	if elapsed := float64(w.EndTime - w.StartTime); elapsed > 0 && elapsed < (365*24*time.Hour).Seconds() {
 		c.End, c.Seconds = elapsed, elapsed
 	}
-	c.Bytes = w.Bytes.int()
+	c.Bytes = max(w.Bytes.int(), 0)
 	c.BitsPerSecond = rate(c.Bytes, c.Seconds)
 	switch {
 	case !t.udp():
 		if n := w.Retransmits.int(); !s.sender && n >= 0 {
 			c.Retransmits = &n
+			c.TCPExtremes = new(TCPExtremes) // not told; iperf3 says 0 too
 		}
 		return
 	case w.OmittedPackets > 0:
-		n := (w.Packets - w.OmittedPackets).int()
+		n := max((w.Packets - w.OmittedPackets).int(), 0)
 		c.Packets = &n
 	default: // this end knows best how many were omitted
 		n := max(w.Packets.int()-s.base.packets, 0)
 		c.Packets = &n
 	}
 	if s.sender {
-		c.Reception = newReception((w.Errors - w.OmittedErrors).int(), *c.Packets, float64(w.Jitter))
+		c.Reception = newReception(max((w.Errors-w.OmittedErrors).int(), 0), *c.Packets, max(float64(w.Jitter), 0))
 		none := int64(0)
 		c.OutOfOrder = &none // not told; iperf3 says 0 too
 	}

@@ -18,6 +18,7 @@ const (
 	failureGrace = 2 * time.Second
 	defaultIdle  = 2 * time.Minute
 	restPause    = 250 * time.Millisecond // without data, after which a client's is all in
+	restTime     = 10 * time.Second       // for all of it
 )
 
 // test is a test that runs, at either end. Its streams have goroutines of their own; everything else is done by one, in run.
@@ -136,15 +137,16 @@ func (t *test) amount() int64 {
 }
 
 // awaitRest waits for what is under way when a client that was to send an amount says that it has: its word may overtake its data, and
-// a short test would be measured as nothing. It gives up when nothing comes in any more.
-func (t *test) awaitRest() {
+// a short test would be measured as nothing. It gives up when nothing comes in any more, or it takes too long.
+func (t *test) awaitRest(ctx context.Context) {
 	if t.amount() == 0 || t.serverSends() {
 		return
 	}
 	look := time.NewTicker(restPause / 50)
 	defer look.Stop()
-	last, seen := time.Now(), int64(-1)
-	for now := last; now.Sub(last) < restPause; now = <-look.C {
+	began := time.Now()
+	last, seen := began, int64(-1)
+	for now := began; now.Sub(last) < restPause && now.Sub(began) < restTime && ctx.Err() == nil; now = <-look.C {
 		got := int64(0)
 		for _, s := range t.streams {
 			got += s.read().bytes - s.base.bytes
@@ -194,11 +196,12 @@ type heard struct {
 	err   error
 }
 
-// listen waits for the next state while a test runs.
-func (c *control) listen() <-chan heard {
+// listen waits for the next state while a test runs. first is called as soon as something is heard.
+func (c *control) listen(first func()) <-chan heard {
 	ch := make(chan heard, 1)
 	go func() {
 		s, err := c.readState(true)
+		first()
 		ch <- heard{s, err}
 	}()
 	return ch

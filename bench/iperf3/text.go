@@ -86,15 +86,16 @@ func (r *Result) Summary(w io.Writer) error {
 	b.WriteString(separator + heading(f.bidir, columns))
 	for n, s := range r.End.Streams {
 		sent, received := s.ends(&r.End)
-		f.both(&b, sent, received)
-		last := n == len(r.End.Streams)-1 || r.End.Streams[n+1].sender() != s.sender()
+		local := s.sender()
+		f.both(&b, sent, received, local)
+		last := n == len(r.End.Streams)-1 || r.End.Streams[n+1].sender() != local
 		if !last || r.Start.TestStart.Streams < 2 {
 			continue
 		}
-		if f.bidir && s.sender() == f.server {
-			f.both(&b, *r.End.SumSentBidirReverse, *r.End.SumReceivedBidirReverse)
+		if f.bidir && local == f.server {
+			f.both(&b, *r.End.SumSentBidirReverse, *r.End.SumReceivedBidirReverse, local)
 		} else {
-			f.both(&b, r.End.SumSent, r.End.SumReceived)
+			f.both(&b, r.End.SumSent, r.End.SumReceived, local)
 		}
 	}
 	if r.ServerOutputText != "" {

@@ -23,6 +23,10 @@ const cookieSize = 37
 
 type cookie [cookieSize]byte
 
+// ProbeCookie is a cookie of no test. A Server tells a connection that begins with it that it is busy, at once and at any time; stock
+// iperf3 does so while it is. It may be sent to find out how long a connection takes.
+const ProbeCookie = "culvert-bench-probe-of-a-busy-server\x00"
+
 // newCookie returns a cookie of the letters that iperf3 uses, so that it may be printed.
 func newCookie() (c cookie) {
 	const letters = "abcdefghijklmnopqrstuvwxyz234567"

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"culvert.dev/culvert/bench/iperf3"
 )
 
 // Rate is how fast connections can be made. A connection counts once the server's program has accepted and answered it.
@@ -52,6 +54,7 @@ type tally struct {
 }
 
 const (
+	maxWorkers = 128
 	denialTime = 5 * time.Second       // for the server to say that it is busy
 	dialTime   = 5 * time.Second       // a connection that takes longer has failed
 	pauseTime  = 10 * time.Millisecond // after a failure, so that a server that is gone is not hammered
@@ -153,13 +156,10 @@ func (d *dialer) failed(ctx context.Context, err error) {
 // errNotDenied is told by a server that takes a connection for more than it is.
 var errNotDenied = errors.New("what listens there answers otherwise than a server of iperf3 does")
 
-// probeCookie is that of no test: 36 characters and a zero, as iperf3's are.
-const probeCookie = "culvert-bench-probe-of-a-busy-server\x00"
-
 // beDenied says that the connection is of no test in progress, waits for the server's denial, and closes it. Stock iperf3 does not look
 // at the cookie, and may end by a reset since it has not read it.
 func beDenied(ctx context.Context, c net.Conn) error {
-	err := talk(ctx, c, probeCookie)
+	err := talk(ctx, c, iperf3.ProbeCookie)
 	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		return nil
 	}

@@ -206,6 +206,9 @@ func (l *load) interval(from, to float64) string {
 
 // connections runs a test of connections a second: to the port beside our own server, else to that of a server which is held by a test.
 func (r *run) connections(ctx context.Context) error {
+	if r.order.Streams > maxWorkers {
+		return fmt.Errorf("%d connections at a time: want at most %d", r.order.Streams, maxWorkers)
+	}
 	d := &dialer{workers: max(r.order.Streams, 1), interval: cmp.Or(max(r.order.Interval, 0), time.Second)}
 	if r.order.Interval < 0 {
 		d.interval = 0

@@ -68,8 +68,8 @@ func benchParams(c *cli.Context) (p iperf3.Params, err error) {
 		set         func(n int64)
 	}{
 		{"parallel", 1, 1, 128, func(n int64) { p.Streams = int(n) }},
-		{"bytes", 1024, 1, 1 << 60, func(n int64) { p.Bytes = n }},
-		{"blockcount", 1024, 1, 1 << 60, func(n int64) { p.Blocks = n }},
+		{"bytes", 1024, 1, 1 << 54, func(n int64) { p.Bytes = n }},
+		{"blockcount", 1024, 1, 1 << 34, func(n int64) { p.Blocks = n }},
 		{"length", 1024, 1, 1 << 20, func(n int64) { p.Length = int(n) }},
 		{"window", 1024, 1, 512 << 20, func(n int64) { p.Window = int(n) }},
 		{"set-mss", 1, 1, 9 << 10, func(n int64) { p.MSS = int(n) }},

@@ -25,7 +25,7 @@ func main() {
 func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	app := newApp()
 	app.Reader, app.Writer, app.ErrWriter = in, out, errOut
-	err := app.Run(reorder(app.Commands, args))
+	err := app.Run(reorder(app.Commands, separate(app.Commands, args)))
 	if err == nil {
 		return 0
 	}

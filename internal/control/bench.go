@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 )
 
 // Bencher is a Source that measures throughput inside its mesh. What is asked for and told is the source's.
@@ -22,9 +23,18 @@ type Bencher interface {
 	StopBench(run uint64)
 }
 
-const maxOrder = 64 << 10
+const (
+	maxOrder = 64 << 10
+
+	// benchStall is how long a client may leave an event unread before its run is ended: the load goes on meanwhile.
+	benchStall = time.Minute
+)
 
 func (s *Server) serveBench(w http.ResponseWriter, r *http.Request, source Bencher) {
+	serveBench(w, r, source, benchStall)
+}
+
+func serveBench(w http.ResponseWriter, r *http.Request, source Bencher, stall time.Duration) {
 	order, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxOrder))
 	if err != nil {
 		writeJSON(w, http.StatusBadRequest, failure{"read the order: " + err.Error()})
@@ -37,12 +47,18 @@ func (s *Server) serveBench(w http.ResponseWriter, r *http.Request, source Bench
 				return err
 			}
 		}
+		if err := l.http.SetWriteDeadline(time.Now().Add(stall)); err != nil {
+			return err
+		}
 		if err := l.enc.Encode(event); err != nil {
 			return err
 		}
 		return l.flush()
 	})
-	if err != nil && l == nil && r.Context().Err() == nil {
+	switch {
+	case l != nil:
+		l.http.SetWriteDeadline(time.Now().Add(stall)) // for the end of the answer, long after its last event
+	case err != nil && r.Context().Err() == nil:
 		writeJSON(w, http.StatusBadRequest, failure{err.Error()})
 	}
 }

@@ -4,8 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // benchNode tells its run's number, and goes on until it is stopped or its client goes.
@@ -67,6 +73,39 @@ func TestBenchStreamsUntilStopped(t *testing.T) {
 	}
 	if err := <-n.ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("the node ended with %v", err)
+	}
+}
+
+// chattyNode tells more than a client that does not read takes.
+type chattyNode struct {
+	fakeNode
+	ended chan error
+}
+
+func (n *chattyNode) Bench(ctx context.Context, _ json.RawMessage, emit func(any) error) error {
+	for {
+		if err := emit(strings.Repeat("x", 1<<20)); err != nil {
+			n.ended <- err
+			return err
+		}
+	}
+}
+
+func (n *chattyNode) StopBench(uint64) {}
+
+// TestBenchEndsForAClientThatDoesNotRead, such as one that is suspended.
+func TestBenchEndsForAClientThatDoesNotRead(t *testing.T) {
+	n := &chattyNode{ended: make(chan error, 1)}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serveBench(w, r, n, 100*time.Millisecond) }))
+	defer s.Close()
+	c, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+	if err := <-n.ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -22,11 +22,20 @@ type splicedConn struct {
 	stream.Splicer
 }
 
+// lazyConn is one whose connection needs no goroutine to wait for something to copy.
+type lazyConn struct {
+	*exitConn
+	stream.LazySplicer
+}
+
 // counted counts a connection among the exit's.
 func (x *exit) counted(c net.Conn) net.Conn {
 	x.conns.Add(1)
 	e := &exitConn{Conn: c, open: &x.conns}
-	if s, ok := c.(stream.Splicer); ok {
+	switch s := c.(type) {
+	case stream.LazySplicer:
+		return lazyConn{e, s}
+	case stream.Splicer:
 		return splicedConn{e, s}
 	}
 	return e

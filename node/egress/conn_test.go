@@ -31,6 +31,11 @@ func (c *stackConn) Close() error                             { return c.note("C
 func (c *stackConn) SpliceTo(net.Conn, *atomic.Int64) error   { return c.note("SpliceTo") }
 func (c *stackConn) SpliceFrom(net.Conn, *atomic.Int64) error { return c.note("SpliceFrom") }
 
+// lazyStackConn is one that waits without a goroutine.
+type lazyStackConn struct{ *stackConn }
+
+func (c *lazyStackConn) StartSpliceTo(net.Conn, *atomic.Int64, func(error)) { c.note("StartSpliceTo") }
+
 // A connection through an exit keeps what a relay makes use of.
 func TestCountedConnectionsKeepTheirAbilities(t *testing.T) {
 	x := new(exit)
@@ -45,6 +50,19 @@ func TestCountedConnectionsKeepTheirAbilities(t *testing.T) {
 	c.(interface{ Abort() error }).Abort()
 	c.Close()
 	if got := strings.Join(s.calls, " "); got != "SpliceTo SpliceFrom CloseWrite Abort Close" || x.conns.Load() != 0 {
+		t.Errorf("calls %s, %d connections", got, x.conns.Load())
+	}
+	if _, ok := c.(stream.LazySplicer); ok {
+		t.Error("a connection that is no LazySplicer claims to be one")
+	}
+	lazy := &lazyStackConn{stackConn: new(stackConn)}
+	c = x.counted(lazy)
+	c.(stream.LazySplicer).StartSpliceTo(nil, nil, nil)
+	c.(stream.Splicer).SpliceTo(nil, nil)
+	c.(interface{ CloseWrite() error }).CloseWrite()
+	c.(interface{ NetConn() net.Conn }).NetConn().Close()
+	c.Close()
+	if got := strings.Join(lazy.calls, " "); got != "StartSpliceTo SpliceTo CloseWrite Close Close" || x.conns.Load() != 0 {
 		t.Errorf("calls %s, %d connections", got, x.conns.Load())
 	}
 	near, far := net.Pipe()

@@ -135,11 +135,16 @@ func (c *Conn) reason(err error) error {
 // Send queues packets for a peer: at most derp.MaxPacket bytes each, copied. Handshakes and disco overtake data. When the queue
 // is full it waits up to 50 ms for room; then the oldest data is dropped, and counted. The error is net.ErrClosed if the connection
 // is over, or one about a packet that is too long; the others are sent.
-func (c *Conn) Send(to wgkey.Public, packets [][]byte) error {
+func (c *Conn) Send(to wgkey.Public, packets [][]byte) error { return c.send(to, packets, true) }
+
+// SendNow is Send that does not wait: when the queue is full the oldest data is dropped at once.
+func (c *Conn) SendNow(to wgkey.Public, packets [][]byte) error { return c.send(to, packets, false) }
+
+func (c *Conn) send(to wgkey.Public, packets [][]byte, wait bool) error {
 	var tooLong error
 	deadline := time.Time{}
 	for len(packets) > 0 {
-		n, room, err := c.out.put(to, packets, deadline != time.Time{} && !time.Now().Before(deadline))
+		n, room, err := c.out.put(to, packets, !wait || !deadline.IsZero() && !time.Now().Before(deadline))
 		packets = packets[n:]
 		switch {
 		case err == errTooLong:

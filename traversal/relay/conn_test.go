@@ -240,9 +240,15 @@ func TestFullQueue(t *testing.T) {
 		if waited < 20 {
 			t.Errorf("only %d of 40 Sends waited", waited)
 		}
-		begin := time.Now()
+		begin, dropped := time.Now(), c.Counters().Dropped
 		for i := range 10 {
 			c.Send(to, [][]byte{initiation(byte(i))})
+			if err := c.SendNow(to, batch(39)); err != nil { // and neither does this
+				t.Fatal(err)
+			}
+		}
+		if c.Counters().Dropped == dropped {
+			t.Error("SendNow has dropped nothing")
 		}
 		if took := time.Since(begin); took != 0 {
 			t.Errorf("handshakes waited for %v", took)

@@ -236,10 +236,10 @@ func TestNetworkChange(t *testing.T) {
 		w.net.start(w.hosts[1])
 		w.net.start(w.hosts[2])
 		p.Network()
-		time.Sleep(100 * ms)
+		time.Sleep(200 * ms)
 		for n, want := range map[int]State{2: StateStandby, 3: StateStandby, 4: StateStandby} {
 			if s := p.status(n); s.State != want && p.home() != n {
-				t.Errorf("relay %d after 0.1 s: %v", n, s.State)
+				t.Errorf("relay %d after 0.2 s: %v", n, s.State)
 			}
 		}
 		time.Sleep(2 * time.Second)

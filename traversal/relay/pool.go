@@ -185,9 +185,21 @@ func (p *Pool) Network() {
 // handshakes go to several relays, its data to the likeliest. When a relay takes nothing, Send waits for up to 50 ms and then
 // drops the oldest data. It returns ErrNoRelay, or net.ErrClosed after Close.
 func (p *Pool) Send(to wgkey.Public, datagrams [][]byte) error {
+	return p.sendBy(to, datagrams, (*Conn).Send)
+}
+
+// SendNow is Send that does not wait: when a relay takes nothing the oldest data is dropped at once.
+func (p *Pool) SendNow(to wgkey.Public, datagrams [][]byte) error {
+	return p.sendBy(to, datagrams, (*Conn).SendNow)
+}
+
+// sender is one of the two ways to send by a connection.
+type sender func(*Conn, wgkey.Public, [][]byte) error
+
+func (p *Pool) sendBy(to wgkey.Public, datagrams [][]byte, by sender) error {
 	now := time.Now()
 	for range maxRelays {
-		err := p.send(to, datagrams, now)
+		err := p.send(to, datagrams, by, now)
 		if !errors.Is(err, net.ErrClosed) {
 			return err
 		}
@@ -199,7 +211,7 @@ func (p *Pool) Send(to wgkey.Public, datagrams [][]byte) error {
 	return ErrNoRelay
 }
 
-func (p *Pool) send(to wgkey.Public, datagrams [][]byte, now time.Time) error {
+func (p *Pool) send(to wgkey.Public, datagrams [][]byte, by sender, now time.Time) error {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -208,16 +220,16 @@ func (p *Pool) send(to wgkey.Public, datagrams [][]byte, now time.Time) error {
 	r := p.routes.want(to)
 	via := r.known(p.views, now)
 	if via == 0 {
-		return p.lookFor(to, r, datagrams, now)
+		return p.lookFor(to, r, datagrams, by, now)
 	}
 	c := p.connLocked(via)
 	p.mu.Unlock()
-	return p.hand(c, to, datagrams)
+	return p.hand(c, to, datagrams, by)
 }
 
 // hand gives datagrams to a connection.
-func (p *Pool) hand(c *Conn, to wgkey.Public, datagrams [][]byte) error {
-	err := c.Send(to, datagrams)
+func (p *Pool) hand(c *Conn, to wgkey.Public, datagrams [][]byte, by sender) error {
+	err := by(c, to, datagrams)
 	if errors.Is(err, net.ErrClosed) {
 		p.noteClosed(c)
 	}
@@ -225,7 +237,7 @@ func (p *Pool) hand(c *Conn, to wgkey.Public, datagrams [][]byte) error {
 }
 
 // lookFor is send for a peer whose relay is not known. It is called with the lock and gives it back.
-func (p *Pool) lookFor(to wgkey.Public, r *peerRoute, datagrams [][]byte, now time.Time) error {
+func (p *Pool) lookFor(to wgkey.Public, r *peerRoute, datagrams [][]byte, by sender, now time.Time) error {
 	data := p.connLocked(r.forData(p.views, p.home, now))
 	if data == nil {
 		p.mu.Unlock()
@@ -246,17 +258,17 @@ func (p *Pool) lookFor(to wgkey.Public, r *peerRoute, datagrams [][]byte, now ti
 	}
 	p.mu.Unlock()
 	if urgent == 0 {
-		return p.hand(data, to, datagrams)
+		return p.hand(data, to, datagrams, by)
 	}
 	var failed error
 	for i, d := range datagrams {
 		one := datagrams[i : i+1]
 		if !isUrgent(d) {
-			failed = errors.Join(failed, ignoreClosed(p.hand(data, to, one)))
+			failed = errors.Join(failed, ignoreClosed(p.hand(data, to, one, by)))
 			continue
 		}
 		for _, c := range handshake {
-			failed = errors.Join(failed, ignoreClosed(p.hand(c, to, one)))
+			failed = errors.Join(failed, ignoreClosed(p.hand(c, to, one, by)))
 		}
 	}
 	return failed

@@ -356,6 +356,10 @@ func TestHandshakesNeverWait(t *testing.T) {
 				t.Errorf("handshakes for %s waited %v", to.Short(), took)
 			}
 		}
+		begin := time.Now()
+		if err := a.SendNow(b.key, [][]byte{[]byte(data)}); err != nil || time.Since(begin) != 0 {
+			t.Errorf("SendNow: %v after %v", err, time.Since(begin))
+		}
 		if took := <-waiting; took != sendWait {
 			t.Errorf("the data waited %v, want %v", took, sendWait)
 		}
