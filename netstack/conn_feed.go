@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"culvert.dev/culvert/netstack/hostsock"
@@ -22,13 +23,12 @@ type feed struct {
 
 	next   *feed // in the queue of the feeders
 	lately int64 // theirs
+	bulk   bool  // its last turn was a large one, or ended for want of room
 
 	work sync.WaitGroup // a feeder is at it
 	err  error          // of that: errWait, errRoom, errTurn, io.EOF, or what ends it
 	rest []byte         // of a write that gVisor has not taken wholly
 }
-
-const feedTurn = 16 // buffers, after which others have their turn
 
 func (c *Conn) fromStream(s *hostsock.Stream, moved *atomic.Int64) error {
 	f := &feed{c: c, s: s, moved: moved}
@@ -73,6 +73,11 @@ func (f *feed) awaitRoom() error {
 	}
 	c.n.feeders.stuck.Add(1)
 	defer c.n.feeders.stuck.Add(-1)
+	// gVisor tells of room when what it holds falls below half of the buffer's size. It may be about to look with a size that a feeder
+	// has changed since; once the endpoint was locked it has looked.
+	e := c.ep.(*tcp.Endpoint)
+	e.LockUser()
+	e.UnlockUser()
 	for c.ep.Readiness(waiter.WritableEvents) == 0 {
 		if err := c.stopped(&c.out); err != nil {
 			return c.failed("write", err)
@@ -83,12 +88,12 @@ func (f *feed) awaitRoom() error {
 }
 
 // run is what a feeder does for it. Nothing is read for which gVisor has no room, so that it does not wait for the far end.
-func (f *feed) run(buf []byte) error {
+func (f *feed) run(buf []byte, turn int) error {
 	c := f.c
 	share := c.n.feeders.share.Load()
 	c.setRoom(share)
 	buf = buf[:min(int64(len(buf)), share)]
-	for range feedTurn {
+	for range turn {
 		if err := c.stopped(&c.out); err != nil {
 			return c.failed("write", err)
 		}

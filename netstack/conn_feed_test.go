@@ -4,9 +4,12 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
 // Many connections that send to far ends which take nothing hold little, and those whose far ends read go on beside them.
@@ -75,21 +78,55 @@ func TestFeedersAreFew(t *testing.T) {
 	waitFor(t, "all bytes", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if f.total > maxFeeders {
-			t.Fatalf("%d feeders", f.total)
+		if f.bulk.total > maxFeeders || f.light.total > maxFeeders {
+			t.Fatalf("%d feeders and %d", f.bulk.total, f.light.total)
 		}
 		return moved.Load() == conns*256<<10
 	})
 	waitFor(t, "few feeders", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.total <= idleFeeders && f.queued == 0
+		return max(f.bulk.total, f.light.total) <= idleFeeders && f.bulk.queued+f.light.queued == 0
 	})
 	p.near.Close()
 	waitFor(t, "no feeder", func() bool {
 		runtime.Gosched()
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.total == 0
+		return f.bulk.total+f.light.total == 0
 	})
+}
+
+// When all who work for large transfers wait, one that has little to say is heard all the same.
+func TestFeedsOfLittleDoNotWaitForLarge(t *testing.T) {
+	p := newPair(t)
+	l := p.listen(t, ap(peerV4, servedPort))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for range maxFeeders + 1 {
+		near, _ := p.connect(t, l)
+		a, mine := kernelPair(t, "tcp")
+		mine.Write([]byte("x"))
+		near.ep.(*tcp.Endpoint).LockUser() // as if sending took long
+		f := &feed{c: near, s: streamOf(a), moved: new(atomic.Int64), bulk: true}
+		wg.Go(func() { f.s.Feed(f.take) })
+		defer a.SetReadDeadline(time.Unix(1, 0))
+		defer near.ep.(*tcp.Endpoint).UnlockUser()
+	}
+	f := &p.near.feeders
+	waitFor(t, "one that has to wait", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.bulk.total == maxFeeders && f.bulk.queued == 1
+	})
+	near, far := p.connect(t, l)
+	a, mine := kernelPair(t, "tcp")
+	wg.Go(func() { near.SpliceFrom(a, new(atomic.Int64)) })
+	defer near.Abort()
+	for range 3 {
+		mine.Write([]byte("y"))
+		if _, err := io.ReadFull(far, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
