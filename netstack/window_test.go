@@ -50,7 +50,7 @@ func TestWindowFillsThePathAndLittleMore(t *testing.T) {
 		path
 		queue time.Duration // at most
 	}{
-		{path{2000 * mbit, 700 * time.Microsecond}, 7 * time.Millisecond},
+		{path{2000 * mbit, 700 * time.Microsecond}, 21 * time.Millisecond},
 		{path{500 * mbit, 10 * time.Millisecond}, 25 * time.Millisecond},
 		{path{400 * mbit, 80 * time.Millisecond}, 120 * time.Millisecond},
 		{path{100 * mbit, 30 * time.Millisecond}, 70 * time.Millisecond},

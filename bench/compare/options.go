@@ -36,7 +36,7 @@ func parseOptions(args []string, help io.Writer) (o options, err error) {
 	fs.IntVar(&o.Rounds, "rounds", 5, "measure each load `N` times")
 	fs.DurationVar(&o.Length, "length", 5*time.Second, "measure for this `time` each")
 	fs.DurationVar(&o.Warmup, "warmup", time.Second, "measure for this `time` each before the first round; 0 for not at all")
-	fs.DurationVar(&o.Settle, "settle", 3*time.Second, "read memory after this `time` of rest")
+	fs.DurationVar(&o.Settle, "settle", 10*time.Second, "read memory after this `time` of rest")
 	fs.IntVar(&o.Family, "ip", 4, "use IP version 4 or 6 inside the tunnel")
 	fs.StringVar(&o.TCP, "tcp", "", "give all hosts the kernel's TCP congestion control `NAME`, if the machine allows it to namespaces; default: the machine's own")
 	only := fs.String("only", "", "measure only the loads whose names match `REGEXP`")
