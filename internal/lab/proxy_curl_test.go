@@ -210,7 +210,7 @@ func (w *proxied) curlFailures(t *testing.T) {
 		{"an unreachable host", "http://" + lab.Port(lab.Unreachable[0], 80) + "/", "4", 502, "destination_ip_unroutable"},
 		{"an unreachable host, IPv6", "http://" + lab.Port(lab.Unreachable[1], 80) + "/", "[34]", 502, "destination_ip_unroutable"},
 		{"an unreachable host by name", "http://dead.example/", "4", 502, "destination_ip_unroutable"},
-		{"an unknown name", "http://nothing.example/", "4", 502, "destination_ip_unroutable"}, // the exit has no reply of SOCKS for it
+		{"an unknown name", "http://nothing.example/", "4", 502, "dns_error"}, // the exit tells by the address in its reply
 		{"an unknown name of the mesh", "http://nobody.mesh/", "4", 502, "dns_error"},
 		{"a single label that is no peer", "http://nobody/", "4", 502, "dns_error"},
 		{"a blocked name", "http://ads.example/", "2", 403, ""},
