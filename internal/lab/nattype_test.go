@@ -156,7 +156,7 @@ func TestNATTypes(t *testing.T) {
 		if r.Ports.Kept() != s.want.kept || !s.want.kept && r.Ports.Preserved > 1 {
 			t.Errorf("%s: %d of %d ports kept", name, r.Ports.Preserved, r.Ports.Sockets)
 		}
-		if r.Ports.Step != s.want.step {
+		if r.Ports.Step != s.want.step && s != block { // random ports of a small range look now and then as if they were counted
 			t.Errorf("%s: steps of %d", name, r.Ports.Step)
 		}
 		if r.NAT && r.Hairpin != s.want.hairpin {
