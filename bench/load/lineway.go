@@ -150,7 +150,7 @@ func (w *way) send(list []parcel) {
 		at += n
 		if err != nil {
 			if errors.Is(err, unix.ECONNREFUSED) { // about an earlier one
-				if n, err = w.out.send(at, at+1); err == nil {
+				if _, err = w.out.send(at, at+1); err == nil {
 					at++
 					continue
 				}

@@ -135,18 +135,6 @@ func (a *sockaddr) set(addr netip.AddrPort, v6 bool) uint32 {
 	return unix.SizeofSockaddrInet6
 }
 
-// get reads an address that the kernel has written.
-func (a *sockaddr) get() netip.AddrPort {
-	port := binary.BigEndian.Uint16(a.b[2:])
-	switch binary.NativeEndian.Uint16(a.b[:]) {
-	case unix.AF_INET:
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(a.b[4:8])), port)
-	case unix.AF_INET6:
-		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(a.b[8:24])).Unmap(), port)
-	}
-	return netip.AddrPort{}
-}
-
 // sleepUntil is finer than time.Sleep, whose steps are a millisecond where the process has nothing else to do. It returns early
 // after a while, so that the caller can look whether it is still wanted.
 func sleepUntil(t time.Time) {
