@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -102,29 +101,7 @@ func (c *Client) bench(ctx context.Context, order any, fn func(document json.Raw
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return c.explain(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument))
-		if err != nil {
-			return c.explain(err)
-		}
-		return c.refused(resp, body)
-	}
-	scan := bufio.NewScanner(resp.Body)
-	scan.Buffer(make([]byte, lineBuffer), maxDocument) // the last line has every interval
-	for scan.Scan() {
-		if err := fn(scan.Bytes()); err != nil {
-			return err
-		}
-	}
-	if err := scan.Err(); err != nil {
-		return fmt.Errorf("the answer broke off: %w", c.explain(err))
-	}
-	return nil
+	return c.stream(req, maxDocument, fn) // the last line has every interval
 }
 
 // StopBench has a run end with what it has so far. Its events say which run it is.

@@ -160,6 +160,11 @@ func (c *Client) lines(ctx context.Context, path string, query url.Values, fn fu
 	if err != nil {
 		return err
 	}
+	return c.stream(req, 64<<10, fn)
+}
+
+// stream makes a request that is answered by one JSON document a line, none of more than longest bytes.
+func (c *Client) stream(req *http.Request, longest int, fn func(json.RawMessage) error) error {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return c.explain(err)
@@ -172,9 +177,8 @@ func (c *Client) lines(ctx context.Context, path string, query url.Values, fn fu
 		}
 		return c.refused(resp, body)
 	}
-	const longestLine = 64 << 10
 	scan := bufio.NewScanner(resp.Body)
-	scan.Buffer(make([]byte, lineBuffer), longestLine)
+	scan.Buffer(make([]byte, lineBuffer), longest)
 	for scan.Scan() {
 		if err := fn(bytes.TrimSpace(scan.Bytes())); err != nil {
 			return err
