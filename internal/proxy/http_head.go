@@ -120,7 +120,7 @@ func (r *headReader) fields() (httpFields, error) {
 				return nil, badHead("a folded header line")
 			}
 			last := &all[len(all)-1]
-			last.value = strings.Trim(last.value+" "+strings.Trim(line, " \t"), " ")
+			last.value = strings.Trim(last.value+" "+strings.Trim(withoutControls(line), " \t"), " ")
 			continue
 		case len(all) == maxFields:
 			return nil, errHeadTooLarge
@@ -152,12 +152,13 @@ func (r *headReader) field(line string) (httpField, error) {
 
 // withoutControls has spaces in their place, as RFC 9110 section 5.5 permits.
 func withoutControls(s string) string {
-	return strings.Map(func(r rune) rune {
-		if isControl(r) {
-			return ' '
+	b := []byte(s) // byte by byte, for what is no UTF-8 is kept
+	for i, c := range b {
+		if isControl(rune(c)) {
+			b[i] = ' '
 		}
-		return r
-	}, s)
+	}
+	return string(b)
 }
 
 // isToken reports whether s is a token of RFC 9110 section 5.6.2.
