@@ -18,7 +18,7 @@ const module = "culvert.dev/culvert/"
 // Imports point down only: a package may import packages of lower layers and its own subpackages and parents. A package
 // that is not in the table belongs to the entry of its closest parent.
 var layers = [][]string{
-	{"internal/packet", "internal/wgkey", "internal/hostnet", "internal/show", "internal/stream"}, // the bottom: these import nothing of the module
+	{"internal/packet", "internal/wgkey", "internal/hostnet", "internal/show", "internal/stream", "internal/thrift"}, // the bottom: these import nothing of the module
 	{"nat", "filter"},
 	{"tunnel", "netstack", "traversal", "internal/config", "internal/wguapi"},
 	{"internal/control", "internal/proxy", "internal/forward", "internal/dns", "bench"},

@@ -24,7 +24,7 @@ const (
 // share, by how many had something to send lately. A few feeds get what gVisor gives them by itself, thousands the least that goes.
 const (
 	feedBudget = 8 << 20
-	feedLeast  = 4 << 10
+	feedLeast  = 2 << 10
 	feedLately = 256 * time.Millisecond
 )
 

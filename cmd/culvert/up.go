@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"culvert.dev/culvert/internal/thrift"
 	"culvert.dev/culvert/internal/wgkey"
 	"culvert.dev/culvert/node"
 	"culvert.dev/culvert/tunnel"
@@ -75,7 +76,7 @@ func runUp(c *cli.Context) error {
 
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	thrift(ctx)
+	thrift.Begin(ctx)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)

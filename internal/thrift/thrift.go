@@ -1,23 +1,23 @@
-package main
+// Package thrift keeps the memory of a process that runs for long small. It is for the command: what embeds a node sets the runtime for
+// itself.
+//
+//	thrift.Begin(ctx) // once, before there is much to do
+//
+// GOGC and GOMEMLIMIT of the environment take precedence.
+package thrift
 
 import (
 	"context"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
 )
 
-// gcPercent lets the heap grow by half of what is in use, not to its double: packets need no memory of their own, so that collections are
-// rare, and 10,000 connections are to fit into a small container. GOGC takes precedence.
-const gcPercent = 50
-
-// thrift keeps the memory of a process that runs for long small, until ctx ends.
-func thrift(ctx context.Context) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+// Begin has the runtime collect garbage early, heed the memory limit of its container, and return memory once a burst is over. It ends with
+// ctx but for the settings, which are the process's.
+func Begin(ctx context.Context) {
+	followHeap()
 	heedLimit(limitFiles)
 	go giveBack(ctx)
 }
