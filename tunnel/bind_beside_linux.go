@@ -40,7 +40,7 @@ func openSideSocket(b conn.Bind, family uint8, port uint16) (sideSocket, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &besideSocket{bind: &udpBind{log: u.log, send: u.send}, sock: sock, recv: newReceiverOf(sock, smallMessages, smallSize)}
+	s := &besideSocket{bind: &udpBind{log: u.log, send: u.send, trains: u.trains}, sock: sock, recv: newReceiverOf(sock, smallMessages, smallSize)}
 	s.recv.stop = &s.fast
 	if family == 6 {
 		s.bind.v6.Store(sock)

@@ -29,6 +29,7 @@ type udpBind struct {
 	mu     sync.Mutex // serialises Open, Close and SetMark
 	v4, v6 atomic.Pointer[udpSocket]
 	send   *sync.Pool // *sendState; shared with the sockets beside
+	trains *trains    // likewise
 }
 
 type udpSocket struct {
@@ -40,10 +41,12 @@ type udpSocket struct {
 
 // newBind returns the bind that a Tunnel uses unless it is given one.
 func newBind(log *slog.Logger) conn.Bind {
-	return &udpBind{log: log, send: &sync.Pool{New: func() any { return newSendState() }}}
+	return &udpBind{log: log, send: &sync.Pool{New: func() any { return newSendState() }}, trains: &trains{}}
 }
 
 func (b *udpBind) BatchSize() int { return conn.IdealBatchSize }
+
+func (b *udpBind) lengths() *trains { return b.trains }
 
 // Open implements conn.Bind. A family that the host does not offer is left out; a port that is taken in either is an error.
 func (b *udpBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {

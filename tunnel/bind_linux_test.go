@@ -195,23 +195,28 @@ func TestRunLimits(t *testing.T) {
 		return bufs
 	}
 	for _, c := range []struct {
-		name string
-		bufs [][]byte
-		want int // datagrams in the first message
+		name  string
+		bufs  [][]byte
+		want  int // datagrams in the first message
+		short int // likewise, of short trains
 	}{
-		{"one", sizes(100), 1},
-		{"equal", sizes(100, 100, 100), 3},
-		{"a shorter one ends the run and belongs to it", sizes(100, 99, 99), 2},
-		{"a longer one begins another", sizes(100, 101), 1},
-		{"an empty one cannot share", sizes(100, 0), 1},
-		{"an empty one goes alone", sizes(0, 0), 1},
-		{"65000 bytes", newBufs(65, 1000), 64},
-		{"46 datagrams of 1424 bytes reach 64 KiB with their headers", newBufs(46, 1424), 45},
-		{"64 segments", newBufs(128, 32), 64},
-		{"above 65000 bytes at once", sizes(65507, 10), 1},
+		{"one", sizes(100), 1, 1},
+		{"equal", sizes(100, 100, 100), 3, 3},
+		{"a shorter one ends the run and belongs to it", sizes(100, 99, 99), 2, 2},
+		{"a longer one begins another", sizes(100, 101), 1, 1},
+		{"an empty one cannot share", sizes(100, 0), 1, 1},
+		{"an empty one goes alone", sizes(0, 0), 1, 1},
+		{"65000 bytes", newBufs(65, 1000), 64, shortTrain},
+		{"46 datagrams of 1424 bytes reach 64 KiB with their headers", newBufs(46, 1424), 45, shortTrain},
+		{"64 segments", newBufs(128, 32), 64, 64},
+		{"above 65000 bytes at once", sizes(65507, 10), 1, 1},
+		{"8 KiB of small ones", newBufs(128, 300), 64, shortTrainBytes / 300},
 	} {
-		if got := 1 + run(c.bufs); got != c.want {
+		if got := 1 + run(c.bufs, false); got != c.want {
 			t.Errorf("%s: %d datagrams in a message, want %d", c.name, got, c.want)
+		}
+		if got := 1 + run(c.bufs, true); got != c.short {
+			t.Errorf("%s: %d datagrams in a short train, want %d", c.name, got, c.short)
 		}
 	}
 }

@@ -84,14 +84,14 @@ func (b *udpBind) socketFor(e *udpEndpoint) *udpSocket {
 // sendBatch sends at most conn.IdealBatchSize buffers. A message that the kernel refuses for how it is sent is sent again
 // in a simpler way, together with what stood behind it.
 func (b *udpBind) sendBatch(s *sendState, sock *udpSocket, e *udpEndpoint, bufs [][]byte) error {
-	segment, repeated := sock.gso.Load(), false
+	segment, short, repeated := sock.gso.Load(), b.trains.short.Load(), false
 	if segment && e.plain.Load() > 0 {
 		e.plain.Add(-1)
 		segment = false
 	}
 	for {
 		withSource := e.hasSource()
-		s.fill(bufs, e, segment, withSource)
+		s.fill(bufs, e, segment, short, withSource)
 		sent, segmented, err := s.flush(sock)
 		if err == nil {
 			return nil
@@ -149,13 +149,13 @@ func simpler(errno syscall.Errno, segmented, withSrc bool) remedy {
 	return noRemedy
 }
 
-// fill lays bufs out as messages: with segment set, runs of equally long buffers, of which the last may be shorter.
-func (s *sendState) fill(bufs [][]byte, e *udpEndpoint, segment, withSource bool) {
+// fill lays bufs out as messages: with segment set, runs of equally long buffers, of which the last may be shorter. See trains for short.
+func (s *sendState) fill(bufs [][]byte, e *udpEndpoint, segment, short, withSource bool) {
 	n := 0
 	for i := 0; i < len(bufs); n++ {
 		j := i + 1
 		if segment {
-			j += run(bufs[i:])
+			j += run(bufs[i:], short)
 		}
 		for k := i; k < j; k++ {
 			s.iovs[k].Base = unsafe.SliceData(bufs[k])
@@ -183,12 +183,12 @@ func (s *sendState) fill(bufs [][]byte, e *udpEndpoint, segment, withSource bool
 }
 
 // run returns how many buffers behind the first can share its message.
-func run(bufs [][]byte) int {
+func run(bufs [][]byte, short bool) int {
 	size, total := len(bufs[0]), len(bufs[0])
 	n := 1
 	for n < len(bufs) && n < maxSegments {
 		l := len(bufs[n])
-		if l == 0 || l > size || total+l > maxSegmented {
+		if l == 0 || l > size || total+l > maxSegmented || short && n >= shortTrain && total+l > shortTrainBytes {
 			break
 		}
 		total += l

@@ -200,15 +200,16 @@ func (f *flight) doubled() int64 {
 	return min(max(f.n.Load()-f.limit, 0)/batchLen, mostDoubled)
 }
 
-// countedTUN counts what wireguard-go reads and writes. Only one goroutine may read.
+// countedTUN counts what wireguard-go reads and writes, and looks at what is read. Only one goroutine may read.
 type countedTUN struct {
 	tun.Device
-	in  *flight
-	out entrance
+	in     *flight
+	out    entrance
+	trains *trains // may be nil
 }
 
-func counted(dev tun.Device, in, out *flight) tun.Device {
-	return &countedTUN{Device: dev, in: in, out: entrance{flight: out}}
+func counted(dev tun.Device, in, out *flight, t *trains) tun.Device {
+	return &countedTUN{Device: dev, in: in, out: entrance{flight: out}, trains: t}
 }
 
 // Read implements tun.Device.
@@ -216,6 +217,7 @@ func (c *countedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	c.out.wait()
 	n, err := c.Device.Read(bufs, sizes, offset)
 	c.out.enter(n)
+	c.trains.saw(bufs[:n], sizes, offset)
 	return n, err
 }
 

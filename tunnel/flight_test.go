@@ -120,7 +120,7 @@ func TestCloseWhileTheReaderIsHeld(t *testing.T) {
 		new(fakeQueues).of(out).batches.Store(100)
 		out.patience = time.Hour
 		out.enter(10 * batchLen)
-		dev := counted(newBatchTUN(nil), newFlight(1), out)
+		dev := counted(newBatchTUN(nil), newFlight(1), out, nil)
 		ended := make(chan error)
 		go func() {
 			_, err := dev.Read(nil, nil, 0)

@@ -162,7 +162,7 @@ func New(dev tun.Device, cfg Config) (*Tunnel, error) {
 		fixed: cfg.ListenPort, ports: ports, failing: t.names.failing, initiate: t.initiate,
 		in: newFlight(cfg.inFlight), out: newFlight(cfg.inFlight),
 	}
-	t.dev = device.NewDevice(counted(steady(dev), t.wire.in, t.wire.out), t.wire, bridge(cfg.Logger))
+	t.dev = device.NewDevice(counted(steady(dev), t.wire.in, t.wire.out, trainsOf(cfg.Bind)), t.wire, bridge(cfg.Logger))
 	t.boundFlight()
 	if err := t.configure(deviceText(cfg.PrivateKey)); err != nil {
 		t.dev.Close()
