@@ -38,7 +38,7 @@ const maxGroup = 65535
 // add takes a packet that is to go to gVisor; it is delivered by flush.
 func (t *tcpGroups) add(p *packet.Packet) {
 	g := t.latest(&p.Key)
-	if g != nil && g.continuedBy(p) {
+	if g != nil && g.continuedBy(p, t.n.unread.group()) {
 		g.rest = append(g.rest, p.Buf[p.Data:])
 		g.size += len(p.Buf) - p.Data
 		g.next += uint32(len(p.Buf) - p.Data)
@@ -69,10 +69,10 @@ func (t *tcpGroups) latest(k *packet.Key) *tcpGroup {
 }
 
 // continuedBy reports whether p is the next segment of the run and says the same in every other respect: acknowledgment,
-// window, options, TTL, traffic class.
-func (g *tcpGroup) continuedBy(p *packet.Packet) bool {
+// window, options, TTL, traffic class. most is how large the packet that the run makes may become.
+func (g *tcpGroup) continuedBy(p *packet.Packet, most int) bool {
 	payload := len(p.Buf) - p.Data
-	if !g.open || !p.Plain || payload == 0 || p.TCPFlags&^packet.TCPPsh != packet.TCPAck || p.Seq != g.next || p.Data != g.hlen || g.size+payload > maxGroup {
+	if !g.open || !p.Plain || payload == 0 || p.TCPFlags&^packet.TCPPsh != packet.TCPAck || p.Seq != g.next || p.Data != g.hlen || g.size+payload > most {
 		return false
 	}
 	a, b, l4 := g.first, p.Buf, g.l4
@@ -93,14 +93,19 @@ func (g *tcpGroup) continuedBy(p *packet.Packet) bool {
 
 // flush delivers all groups to gVisor, in order, and forgets the buffers.
 func (t *tcpGroups) flush() {
+	data := 0
 	for i := range t.groups[:t.used] {
 		g := &t.groups[i]
 		t.n.deliver(g)
+		data += g.size - g.hlen
 		g.first = nil
 		clear(g.rest)
 		g.rest = g.rest[:0]
 	}
 	t.used = 0
+	if data > 0 {
+		t.n.unread.arrived(t.n.stack, data)
+	}
 }
 
 // deliver copies a group out of WireGuard's buffers and gives it to gVisor as one packet. Its TCP checksum is not

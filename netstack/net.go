@@ -116,6 +116,8 @@ type Net struct {
 	bufs     *hostsock.BufPool
 	small    *hostsock.BufPool
 	feeders  feeders
+	acks     ackDelays
+	unread   unread
 
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -150,6 +152,8 @@ func New(cfg Config) (*Net, error) {
 	n.bufs = hostsock.NewBufPool(4 * int(maxSegment(cfg.MTU)-header.TCPTotalHeaderMaximumSize-1))
 	n.small = hostsock.NewBufPool(smallBuffer)
 	n.feeders.init(n.bufs)
+	n.acks.init(n)
+	n.unread.init()
 	n.openers.requests = make(chan *tcp.ForwarderRequest)
 	n.sockets.init(cfg.Limits)
 	n.table = nat.New(nat.Config{
@@ -193,6 +197,7 @@ func (n *Net) housekeeping() {
 			n.table.Expire(n.table.Now())
 			n.frags.Expire(now)
 			n.out.sweep()
+			n.unread.relax(n.stack)
 			if u := n.upstream.Load(); u != nil {
 				u.expire(now)
 			}
@@ -258,6 +263,7 @@ func (n *Net) Close() {
 		n.udp.closeAll()
 		n.running.close(n.abortEndpoints)
 		n.feeders.close()
+		n.acks.close()
 		n.poller.Close()
 		n.stack.Destroy()
 		n.unlog()

@@ -106,6 +106,9 @@ func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
 			n.counters.drop(dropDialing)
 			return
 		}
+		if p.TCPFlags&packet.TCPFin != 0 {
+			o.ack.over.Store(true)
+		}
 		b.tcp.add(p)
 	case *udpMapping:
 		if n.spent(b, p) {

@@ -136,6 +136,11 @@ func (q *queue) putLocked(p *peerQueue, it item) bool {
 		it.release()
 		return false
 	}
+	if p.joinFin(&it) {
+		q.mu.Unlock()
+		it.release()
+		return true
+	}
 	p.put(it)
 	q.n++
 	q.bytes += int(it.bytes)

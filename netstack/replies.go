@@ -36,9 +36,7 @@ func (c *tcpFlow) own(ep tcpip.Endpoint) {
 func (n *Net) countReply(pkt *stack.PacketBuffer, peer uint16) bool {
 	switch c := pkt.Owner.(type) {
 	case *tcpFlow:
-		packets, bytes := onWire(pkt)
-		c.flow.Count(nat.Reply, packets, bytes)
-		return true
+		return n.countTCP(c, pkt, peer)
 	case *ownTCP:
 		return c.sending(n, pkt)
 	}
@@ -50,12 +48,33 @@ func (n *Net) countReply(pkt *stack.PacketBuffer, peer uint16) bool {
 	if f == nil {
 		return true
 	}
+	if c, ok := f.Owner.(*tcpFlow); ok { // of the handshake, or what was sent before own
+		return n.countTCP(c, pkt, peer)
+	}
 	packets, bytes := onWire(pkt)
 	f.Count(d.Other(), packets, bytes)
 	if _, self := f.Owner.(*selfFlow); self {
 		n.followSelf(f, pkt.TransportHeader().Slice()[header.TCPFlagsOffset], nat.Reply)
 	}
 	return true
+}
+
+// countTCP is countReply for a connection to the outside.
+func (n *Net) countTCP(c *tcpFlow, pkt *stack.PacketBuffer, peer uint16) bool {
+	if n.acks.delay(c, pkt, peer) || c.silent.Load() && tcpFlags(pkt)&packet.TCPRst != 0 {
+		return false
+	}
+	packets, bytes := onWire(pkt)
+	c.flow.Count(nat.Reply, packets, bytes)
+	return true
+}
+
+// tcpFlags are those of a segment; 0 if it has no TCP header.
+func tcpFlags(pkt *stack.PacketBuffer) uint8 {
+	if h := pkt.TransportHeader().Slice(); len(h) >= tcpHeader {
+		return h[header.TCPFlagsOffset]
+	}
+	return 0
 }
 
 // onWire returns how many packets a segment of gVisor's becomes and how many bytes they have.

@@ -89,6 +89,15 @@ func (r *itemRing) put(it item) {
 
 func (r *itemRing) first() *item { return &r.ring[r.head] }
 
+// last is the item that was put as the latest, for 1, or as many before it.
+func (r *itemRing) last(back int) *item {
+	i := r.head + r.n - back
+	if i >= len(r.ring) {
+		i -= len(r.ring)
+	}
+	return &r.ring[i]
+}
+
 func (r *itemRing) take() item {
 	it := r.ring[r.head]
 	r.ring[r.head] = item{}

@@ -23,6 +23,10 @@ const (
 	tcpDefaultBuffer = 1 << 20
 	tcpMinBuffer     = 4 << 10
 
+	// What a connection may hold that nobody has read begins small, as Linux has it, and grows with how fast it is read: thousands that
+	// nobody reads are to hold little. Buffers for sending begin large: their users bound them.
+	tcpReceiveBuffer = 128 << 10
+
 	// An exit's side of a closed connection need not linger for 2 MSL: the tunnel reorders little, and peers reuse ports.
 	tcpTimeWait = 5 * time.Second
 
@@ -48,7 +52,7 @@ func newStack(l stack.LinkEndpoint, self []netip.Addr) (*stack.Stack, error) {
 		tcpOption(s, "SACK", new(tcpip.TCPSACKEnabled(true))),
 		// RACK retransmits spuriously without loss here (slow readers, several flows).
 		tcpOption(s, "RACK", new(tcpip.TCPRecovery(0))),
-		tcpOption(s, "receive buffer", &tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpMinBuffer, Default: tcpDefaultBuffer, Max: tcpMaxBuffer}),
+		tcpOption(s, "receive buffer", &tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpMinBuffer, Default: tcpReceiveBuffer, Max: tcpMaxBuffer}),
 		tcpOption(s, "send buffer", &tcpip.TCPSendBufferSizeRangeOption{Min: tcpMinBuffer, Default: tcpDefaultBuffer, Max: tcpMaxBuffer}),
 		tcpOption(s, "receive buffer tuning", new(tcpip.TCPModerateReceiveBufferOption(true))),
 		tcpOption(s, "time wait", new(tcpip.TCPTimeWaitTimeoutOption(tcpTimeWait))),

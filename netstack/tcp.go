@@ -31,7 +31,9 @@ type tcpFlow struct {
 	ttl  uint8          // of the SYN
 	isn  uint32         // its sequence number
 
-	phase atomic.Uint32 // a tcpPhase
+	phase  atomic.Uint32 // a tcpPhase
+	silent atomic.Bool   // the peer has begun anew on the same ports: a reset would be about that connection
+	ack    delayedAck
 
 	mu     sync.Mutex         // guards the following
 	cancel context.CancelFunc // of the dial, while dialling
@@ -94,6 +96,7 @@ func (c *tcpFlow) abort() {
 func (n *Net) reopenTCP(b *batch, p *packet.Packet, f *nat.Flow) *nat.Flow {
 	n.table.Remove(f)
 	if old, ok := f.Owner.(*tcpFlow); ok {
+		old.silent.Store(true)
 		old.abort()
 	}
 	b.lastFlow = nil

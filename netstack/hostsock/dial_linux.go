@@ -103,33 +103,25 @@ func (c *TCP) awaitConnect(ctx context.Context, timeout time.Duration, fail *Dia
 
 // connected reports whether connecting has come to an end, and fills fail if not well.
 func (c *TCP) connected(fd int, fail *DialError) bool {
-	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	for {
-		n, err := unix.Poll(fds[:], 0)
-		if n == 0 {
-			return false
-		}
-		if err != unix.EINTR {
-			break
-		}
+	v := uint8(4)
+	if c.remote.Addr().Is6() {
+		v = 6
 	}
-	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
-		fail.Errno = errnoOf(err)
+	var to sockaddr
+	length, _ := to.set(v, c.remote)
+	// To connect once more says in one call whether the first attempt has ended, and how.
+	switch errno := connect(fd, &to, length); errno {
+	case 0, unix.EISCONN:
+	case unix.EALREADY, unix.EINTR:
+		return false
+	default:
+		fail.Errno = errno
+		fail.ICMP = icmpBehind(fd, errno)
 		return true
 	}
-	if errno != 0 {
-		fail.Errno = unix.Errno(errno)
-		fail.ICMP = icmpBehind(fd, fail.Errno)
-		return true
-	}
-	c.local = localAddr(fd)
 	// From here on an ICMP error must not end the connection (RFC 1122 section 4.2.3.9, RFC 5461): it is a hint, and
 	// easily forged.
-	f := familyOf(4)
-	if c.remote.Addr().Is6() {
-		f = familyOf(6)
-	}
+	f := familyOf(v)
 	fail.Errno = errnoOf(setOptions(fd, option{f.level, f.recvErr, 0}))
 	return true
 }

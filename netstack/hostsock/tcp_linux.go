@@ -13,10 +13,10 @@ import (
 // TCP is a connected socket. One goroutine may read while another writes; more of either take turns. After Close or Abort
 // every method returns os.ErrClosed, blocked ones at once.
 type TCP struct {
-	file          *os.File
-	stream        Stream
-	local, remote netip.AddrPort
-	closed        atomic.Bool
+	file   *os.File
+	stream Stream
+	remote netip.AddrPort
+	closed atomic.Bool
 }
 
 func (c *TCP) init() error { return c.stream.init(c.file) }
@@ -77,8 +77,11 @@ func (c *TCP) Close() error {
 // SyscallConn gives access to the descriptor; see syscall.RawConn.
 func (c *TCP) SyscallConn() (syscall.RawConn, error) { return c.stream.raw, nil }
 
-// LocalAddr returns this end.
-func (c *TCP) LocalAddr() netip.AddrPort { return c.local }
+// LocalAddr asks for the address of this end; it is zero after Close.
+func (c *TCP) LocalAddr() (a netip.AddrPort) {
+	c.control(func(fd int) error { a = localAddr(fd); return nil })
+	return a
+}
 
 // RemoteAddr returns the far end: what was dialled.
 func (c *TCP) RemoteAddr() netip.AddrPort { return c.remote }
