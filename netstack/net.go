@@ -118,11 +118,14 @@ type Net struct {
 	feeders  feeders
 	acks     ackDelays
 	unread   unread
+	unsent   unsent
 
 	ctx       context.Context
 	cancel    context.CancelFunc
 	running   gate
-	openers   openers
+	openers   workers[*tcp.ForwarderRequest] // dial, and shake hands
+	carriers  workers[carried]
+	toHosts   workers[*splice]
 	closeOnce sync.Once
 	devOnce   sync.Once
 	unlog     func() // ends what joinGvisorLog began
@@ -154,7 +157,7 @@ func New(cfg Config) (*Net, error) {
 	n.feeders.init(n.bufs)
 	n.acks.init(n)
 	n.unread.init()
-	n.openers.requests = make(chan *tcp.ForwarderRequest)
+	n.unsent.init()
 	n.sockets.init(cfg.Limits)
 	n.table = nat.New(nat.Config{
 		Max: cfg.Limits.Flows, MaxPerPeer: cfg.Limits.FlowsPerPeer, Timeouts: cfg.Limits.Timeouts, OnEnd: n.flowEnded,
@@ -174,6 +177,9 @@ func New(cfg Config) (*Net, error) {
 	}
 	n.unlog = joinGvisorLog(n.log)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.openers.init(n.ctx, n.openTCP)
+	n.carriers.init(n.ctx, n.carryTCP)
+	n.toHosts.init(n.ctx, (*splice).toHost)
 	f := tcp.NewForwarder(n.stack, 0, cfg.Limits.Sockets, n.acceptTCP)
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, f.HandlePacket)
 	n.running.enter()

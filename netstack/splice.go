@@ -28,6 +28,11 @@ type splice struct {
 	out    payload            // what is on its way to the peer; here so that a write allocates nothing
 
 	window window // of toPeer
+	unsent *unsent
+	room   int64 // what toPeer has made the send buffer; 0: nothing yet
+
+	toHosts *workers[*splice]
+	copying sync.WaitGroup // toHost
 
 	mu sync.Mutex // held while ended is told
 }
@@ -41,10 +46,10 @@ func (s *splice) note(from nat.Dir) {
 
 // run returns when both directions have ended and both connections are closed. It reports whether both ended in order.
 func (s *splice) run() bool {
-	var wg sync.WaitGroup
-	wg.Go(s.toHost)
+	s.copying.Add(1)
+	s.toHosts.start(s)
 	s.toPeer()
-	wg.Wait()
+	s.copying.Wait()
 	s.mesh.end(endClose)
 	s.host.Close()
 	return !s.broken.Load()
@@ -62,6 +67,7 @@ const maxPeek = 256 << 10
 
 // toHost copies what the peer sends, until its FIN.
 func (s *splice) toHost() {
+	defer s.copying.Done()
 	e, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	s.wq.EventRegister(&e)
 	defer s.wq.EventUnregister(&e)
@@ -87,6 +93,7 @@ func (s *splice) toPeer() {
 	e, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	s.wq.EventRegister(&e)
 	defer s.wq.EventUnregister(&e)
+	s.fit()
 	for {
 		buf, n, err := s.host.Recv(s.bufs)
 		if n > 0 {
@@ -113,7 +120,7 @@ func (s *splice) toPeer() {
 	}
 }
 
-// resize fits the send buffer to the path, now that n more bytes went into it.
+// resize measures the path, now that n more bytes went into the send buffer.
 func (s *splice) resize(n int) {
 	s.window.wrote(n)
 	now := time.Now()
@@ -121,8 +128,26 @@ func (s *splice) resize(n int) {
 		return
 	}
 	var info tcpip.TCPInfoOption
-	if s.mesh.ep.GetSockOpt(&info) == nil && s.window.update(now, info.RTT) {
-		s.mesh.ep.SocketOptions().SetSendBufferSize(int64(s.window.size), true)
+	if s.mesh.ep.GetSockOpt(&info) == nil {
+		s.window.update(now, info.RTT)
+	}
+	s.fit()
+}
+
+// fit makes the send buffer what the path needs, and all connections together may have.
+func (s *splice) fit() {
+	size := int64(s.window.size)
+	if size == 0 {
+		size = tcpDefaultBuffer
+	}
+	before := s.room
+	if before == 0 {
+		before = tcpDefaultBuffer
+	}
+	size = min(size, s.unsent.share())
+	if d := size - before; d > before/8 || -d > before/8 {
+		s.room = size
+		s.mesh.ep.SocketOptions().SetSendBufferSize(size, true)
 	}
 }
 
@@ -135,7 +160,10 @@ func (s *splice) writeToPeer(b []byte, ready <-chan struct{}) tcpip.Error {
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
+			s.unsent.stuck.Add(1)
+			s.fit()
 			<-ready
+			s.unsent.stuck.Add(-1)
 		default:
 			return terr
 		}

@@ -28,7 +28,7 @@ const (
 	tcpReceiveBuffer = 128 << 10
 
 	// An exit's side of a closed connection need not linger for 2 MSL: the tunnel reorders little, and peers reuse ports.
-	tcpTimeWait = 5 * time.Second
+	tcpTimeWait = 2 * time.Second
 
 	// A peer that does not complete its handshake holds a socket of the host; with this many repetitions for 31 s.
 	tcpSynRetries = 4

@@ -103,6 +103,9 @@ func (n *Net) reopenTCP(b *batch, p *packet.Packet, f *nat.Flow) *nat.Flow {
 	return n.admit(b, p)
 }
 
+// acceptTCP is called for each SYN that goes to gVisor, on a new goroutine.
+func (n *Net) acceptTCP(r *tcp.ForwarderRequest) { n.openers.become(r) }
+
 // openTCP answers a SYN that the pipeline has admitted as the host side answers: not before it. The connection goes on without the
 // caller.
 func (n *Net) openTCP(r *tcp.ForwarderRequest) {
@@ -126,7 +129,7 @@ func (n *Net) openTCP(r *tcp.ForwarderRequest) {
 		return
 	}
 	n.enterTCP(f, nat.TCPEstablished)
-	go c.carry(s)
+	n.carriers.start(carried{c, s})
 }
 
 // open makes both connections, and completes the request.
@@ -139,7 +142,10 @@ func (c *tcpFlow) open(r *tcp.ForwarderRequest) (*splice, error) {
 		r.Complete(reset)
 		return nil, err
 	}
-	s := &splice{wq: new(waiter.Queue), host: host, bufs: n.bufs, ended: func(from nat.Dir) { n.enterTCP(c.flow, halfClosed(c.flow.TCP(), from)) }}
+	s := &splice{
+		wq: new(waiter.Queue), host: host, bufs: n.bufs, unsent: &n.unsent, toHosts: &n.toHosts,
+		ended: func(from nat.Dir) { n.enterTCP(c.flow, halfClosed(c.flow.TCP(), from)) },
+	}
 	if s.mesh, err = n.handshake(c, r, host, s.wq); err != nil {
 		n.table.Remove(c.flow)
 		host.Abort()
@@ -148,9 +154,15 @@ func (c *tcpFlow) open(r *tcp.ForwarderRequest) (*splice, error) {
 	return s, nil
 }
 
-// carry copies until both directions have ended.
-func (c *tcpFlow) carry(s *splice) {
-	n := c.n
+// carried is a connection with its splice.
+type carried struct {
+	c *tcpFlow
+	s *splice
+}
+
+// carryTCP copies until both directions have ended.
+func (n *Net) carryTCP(job carried) {
+	c, s := job.c, job.s
 	defer n.running.leave()
 	defer n.sockets.release(c.flow.Key.Peer)
 	if s.run() {

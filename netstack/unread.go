@@ -39,15 +39,13 @@ const (
 	// unreadMost is for what is fast and far, too: eight connections over 80 ms at 800 Mbit/s, none of which is read in time.
 	unreadMost = 64 << 20
 
-	// unreadShare is of the runtime's memory limit, where there is one: a small container.
-	unreadShare = 8
-
 	unreadLeast = 8 << 10 // a few segments
 )
 
-func (u *unread) init() {
-	u.bound(min(unreadMost, debug.SetMemoryLimit(-1)/unreadShare))
-}
+func (u *unread) init() { u.bound(ofMemory(unreadMost)) }
+
+// ofMemory is most, or an eighth of the runtime's memory limit where that is less: a small container.
+func ofMemory(most int64) int64 { return min(most, debug.SetMemoryLimit(-1)/8) }
 
 func (u *unread) bound(most int64) {
 	u.most, u.limits = most, make(map[*tcp.Endpoint]int64)

@@ -5,23 +5,35 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"time"
 )
 
 // The heap may grow by half of what is in use, not to its double: packets need no memory of their own, so that collections are rare. A
 // large heap, which is that of thousands of connections or flows, may grow by a quarter: 10,000 connections are to fit into a small
-// container even while all of them are busy.
+// container even while all of them are busy. A small one may grow further while connections come and go by the thousands a second, as
+// collections would take a tenth of the time then.
 const (
 	gcPercent      = 50
 	gcPercentLarge = 25
-	large          = 128 << 20 // bytes in use
+	gcPercentChurn = 300
+
+	large = 128 << 20              // bytes in use
+	roomy = 96 << 20               // bytes that a small heap may grow to
+	churn = 500 * time.Millisecond // less is between two collections
 )
 
-// percentOf is the percentage for a heap with that much in use. It does not go back and forth around one size.
-func percentOf(live uint64, now int) int {
+// percentOf is the percentage for a heap with that much in use, so long after the last collection. It does not go back and forth around
+// one size.
+func percentOf(live uint64, after time.Duration, now int) int {
+	if live = max(live, 1); after < churn {
+		if room := 100 * (roomy - int64(live)) / int64(live); room > gcPercent {
+			return int(min(room, gcPercentChurn))
+		}
+	}
 	switch {
 	case live > large:
 		return gcPercentLarge
-	case live < large*3/4:
+	case live < large*3/4 || now > gcPercent:
 		return gcPercent
 	}
 	return now
@@ -30,8 +42,8 @@ func percentOf(live uint64, now int) int {
 // heapFollower is garbage from the beginning: it is found by each collection, and becomes garbage again.
 type heapFollower struct {
 	percent int
+	last    time.Time
 	live    []metrics.Sample
-	set     func(percent int)
 }
 
 // followHeap sets the percentage after each collection, unless GOGC is set.
@@ -40,18 +52,18 @@ func followHeap() {
 		return
 	}
 	debug.SetGCPercent(gcPercent)
-	f := &heapFollower{
-		percent: gcPercent, live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}},
-		set: func(percent int) { debug.SetGCPercent(percent) },
-	}
+	f := &heapFollower{percent: gcPercent, last: time.Now(), live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}}
 	runtime.SetFinalizer(f, (*heapFollower).follow)
 }
 
 func (f *heapFollower) follow() {
 	metrics.Read(f.live)
-	if p := percentOf(f.live[0].Value.Uint64(), f.percent); p != f.percent {
+	now := time.Now()
+	p := percentOf(f.live[0].Value.Uint64(), now.Sub(f.last), f.percent)
+	f.last = now
+	if d := p - f.percent; d > f.percent/8 || -d > f.percent/8 { // to set it stops all goroutines for a moment
 		f.percent = p
-		f.set(p)
+		debug.SetGCPercent(p)
 	}
 	runtime.SetFinalizer(f, (*heapFollower).follow)
 }

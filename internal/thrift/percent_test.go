@@ -10,16 +10,24 @@ import (
 func TestPercentOf(t *testing.T) {
 	for _, c := range []struct {
 		live      uint64
+		after     time.Duration
 		now, want int
 	}{
-		{10 << 20, gcPercent, gcPercent},
-		{large + 1, gcPercent, gcPercentLarge},
-		{large - 1, gcPercentLarge, gcPercentLarge},
-		{large - 1, gcPercent, gcPercent},
-		{large / 2, gcPercentLarge, gcPercent},
+		{10 << 20, time.Minute, gcPercent, gcPercent},
+		{large + 1, time.Minute, gcPercent, gcPercentLarge},
+		{large - 1, time.Minute, gcPercentLarge, gcPercentLarge},
+		{large - 1, time.Minute, gcPercent, gcPercent},
+		{large - 1, time.Minute, gcPercentChurn, gcPercent},
+		{large / 2, time.Minute, gcPercentLarge, gcPercent},
+		{0, time.Millisecond, gcPercent, gcPercentChurn},
+		{10 << 20, time.Millisecond, gcPercent, gcPercentChurn},
+		{48 << 20, time.Millisecond, gcPercent, 100},
+		{90 << 20, time.Millisecond, gcPercentChurn, gcPercent},
+		{large + 1, time.Millisecond, gcPercentChurn, gcPercentLarge},
+		{10 << 20, time.Second, gcPercentChurn, gcPercent},
 	} {
-		if got := percentOf(c.live, c.now); got != c.want {
-			t.Errorf("%d MiB in use at %d %%: %d %%, want %d %%", c.live>>20, c.now, got, c.want)
+		if got := percentOf(c.live, c.after, c.now); got != c.want {
+			t.Errorf("%d MiB in use after %v at %d %%: %d %%, want %d %%", c.live>>20, c.after, c.now, got, c.want)
 		}
 	}
 }
@@ -37,7 +45,10 @@ func TestPercentFollowsTheHeap(t *testing.T) {
 	awaitPercent(t, gcPercentLarge)
 	runtime.KeepAlive(much)
 	much = nil
-	awaitPercent(t, gcPercent)
+	awaitPercent(t, gcPercentChurn) // as often as this collects
+	time.Sleep(churn)
+	runtime.GC()
+	awaitSet(t, gcPercent)
 }
 
 func TestGOGCTakesPrecedence(t *testing.T) {
@@ -54,6 +65,16 @@ func percent() int {
 	p := debug.SetGCPercent(-1)
 	debug.SetGCPercent(p)
 	return p
+}
+
+// awaitSet waits for the one that follows, which runs after a collection.
+func awaitSet(t *testing.T, want int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); percent() != want; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d %%, want %d %%", percent(), want)
+		}
+	}
 }
 
 // awaitPercent collects until it is that: the one that follows runs after a collection.
