@@ -29,7 +29,7 @@ type splice struct {
 
 	window window // of toPeer
 	unsent *unsent
-	room   int64 // what toPeer has made the send buffer; 0: nothing yet
+	room   int64 // what toPeer has made the send buffer
 
 	toHosts *workers[*splice]
 	copying sync.WaitGroup // toHost
@@ -93,13 +93,13 @@ func (s *splice) toPeer() {
 	e, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	s.wq.EventRegister(&e)
 	defer s.wq.EventUnregister(&e)
-	s.fit()
 	for {
 		buf, n, err := s.host.Recv(s.bufs)
 		if n > 0 {
+			s.fit()
 			terr := s.writeToPeer(buf.B[:n], ready)
 			buf.Release()
-			s.resize(n)
+			s.measure(n)
 			if terr != nil {
 				s.reset()
 				return
@@ -120,8 +120,8 @@ func (s *splice) toPeer() {
 	}
 }
 
-// resize measures the path, now that n more bytes went into the send buffer.
-func (s *splice) resize(n int) {
+// measure learns about the path, now that n more bytes went into the send buffer.
+func (s *splice) measure(n int) {
 	s.window.wrote(n)
 	now := time.Now()
 	if !s.window.due(now) {
@@ -131,21 +131,16 @@ func (s *splice) resize(n int) {
 	if s.mesh.ep.GetSockOpt(&info) == nil {
 		s.window.update(now, info.RTT)
 	}
-	s.fit()
 }
 
 // fit makes the send buffer what the path needs, and all connections together may have.
 func (s *splice) fit() {
 	size := int64(s.window.size)
 	if size == 0 {
-		size = tcpDefaultBuffer
-	}
-	before := s.room
-	if before == 0 {
-		before = tcpDefaultBuffer
+		size = windowLeast
 	}
 	size = min(size, s.unsent.share())
-	if d := size - before; d > before/8 || -d > before/8 {
+	if d := size - s.room; d > s.room/8 || -d > s.room/8 {
 		s.room = size
 		s.mesh.ep.SocketOptions().SetSendBufferSize(size, true)
 	}

@@ -3,7 +3,7 @@ package netstack
 import "sync/atomic"
 
 // unsent bounds the memory of what hosts outside have sent and peers have not acknowledged yet: in the send buffers of the exit's
-// connections, 1 MiB each at first. A peer that opens thousands of downloads and takes none of them would hold gigabytes. So the more of
+// connections, 256 KiB each at first, and up to 8 MiB. A peer that opens thousands of downloads and takes none of them would hold gigabytes. So the more of
 // them wait for room, the smaller they all are; a few are as large as their paths need.
 type unsent struct {
 	most  int64        // bytes, about
