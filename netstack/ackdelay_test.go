@@ -165,6 +165,9 @@ func TestAcknowledgmentsThatDoNotWait(t *testing.T) {
 			waitFor(c.t, "the first to wait", func() bool { return c.flow().Owner.(*tcpFlow).ack.waits.Load() != nil })
 			c.send(packet.TCPAck|packet.TCPPsh, "y")
 		},
+		"of two together": func(c *bareTCP) {
+			c.got = append(c.got, c.w.send(c.segment(packet.TCPAck|packet.TCPPsh, "x"), c.segment(packet.TCPAck|packet.TCPPsh, "y"))...)
+		},
 		"of a FIN":           func(c *bareTCP) { c.send(packet.TCPAck|packet.TCPFin, "") },
 		"of data with a FIN": func(c *bareTCP) { c.send(packet.TCPAck|packet.TCPFin, "x") },
 		"of what came before": func(c *bareTCP) {
@@ -257,5 +260,26 @@ func TestSYNOnThePortsOfAnOldConnectionIsAnsweredByNoReset(t *testing.T) {
 		waitFor(t, "the flow to end", func() bool { return f.TCP() == nat.TCPTimeWait })
 		c.seq += 1 << 20
 		c.open() // fails for any other answer
+	}
+}
+
+func TestLateSYNOfAnOldConnectionIsForgotten(t *testing.T) {
+	n := delayingNet(t, time.Hour)
+	to := listen(t, hostAddr(t), func(c *net.TCPConn) { c.Close() })
+	c := openBare(t, n, to)
+	c.next()
+	f := c.flow()
+	c.send(packet.TCPAck|packet.TCPFin, "")
+	c.next()
+	waitFor(t, "the flow to end", func() bool { return f.TCP() == nat.TCPTimeWait })
+	before := n.Drops()["no-flow"]
+	c.seq = f.Owner.(*tcpFlow).isn
+	c.ack = 0
+	c.send(packet.TCPSyn, "")
+	if f.Dead() || c.flow() != f || len(c.got) > 0 {
+		t.Errorf("it ends the old connection, or begins one: %d packets", len(c.got))
+	}
+	if got := n.Drops()["no-flow"]; got != before+1 {
+		t.Errorf("%d packets are counted as dropped, want one more than %d", got, before)
 	}
 }

@@ -85,8 +85,12 @@ func TestTCPCountersAreWhatThePeerSees(t *testing.T) {
 	}
 	c.Close()
 	waitFor(t, "TIME_WAIT", func() bool { return only(t, n, &FlowFilter{}).TCP == nat.TCPTimeWait })
-	if f := only(t, n, &FlowFilter{}); f.Left > 31*time.Second {
+	outside := f.Reply
+	if f = only(t, n, &FlowFilter{}); f.Left > 31*time.Second {
 		t.Errorf("a finished connection stays for %v", f.Left)
+	}
+	if f.Reply != outside {
+		t.Errorf("finished, its reply tuple is %v > %v, was %v", f.Reply.SrcAddrPort(), f.Reply.DstAddrPort(), outside.DstAddrPort())
 	}
 }
 

@@ -138,6 +138,7 @@ func (n *Net) startConnect(to netip.AddrPort, peer uint16, gen uint32) (*Conn, e
 	o := &ownTCP{conn: c, peer: peer}
 	c.own, c.remote = o, to
 	ep.(*tcp.Endpoint).SetOwner(o)
+	n.held.begin(ep, peer)
 	ep.SocketOptions().SetReuseAddress(true) // one port for many targets, and beside a listener's
 	terr = ep.Connect(remote)
 	if _, started := terr.(*tcpip.ErrConnectStarted); !started {

@@ -38,7 +38,7 @@ const maxGroup = 65535
 // add takes a packet that is to go to gVisor; it is delivered by flush.
 func (t *tcpGroups) add(p *packet.Packet) {
 	g := t.latest(&p.Key)
-	if g != nil && g.continuedBy(p, t.n.unread.group()) {
+	if g != nil && g.continuedBy(p, t.n.held.group()) {
 		g.rest = append(g.rest, p.Buf[p.Data:])
 		g.size += len(p.Buf) - p.Data
 		g.next += uint32(len(p.Buf) - p.Data)
@@ -104,7 +104,7 @@ func (t *tcpGroups) flush() {
 	}
 	t.used = 0
 	if data > 0 {
-		t.n.unread.arrived(t.n.stack, data)
+		t.n.held.add(data)
 	}
 }
 

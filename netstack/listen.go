@@ -101,6 +101,7 @@ func (l *listener) accepted(ep tcpip.Endpoint, wq *waiter.Queue, from netip.Addr
 	c := newConn(l.n, ep, wq)
 	c.local, c.remote = l.at, from
 	k := answerKey(packet.ProtoTCP, l.at, from, l.n.policy.Load().PeerOf(from.Addr()))
+	l.n.held.begin(ep, k.Peer)
 	if f, _ := l.n.table.Lookup(&k); f != nil {
 		if s, ok := f.Owner.(*selfFlow); ok {
 			s.conn.Store(c)

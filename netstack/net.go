@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +63,10 @@ type Limits struct {
 	SocketsPerPeer int // default half of Sockets
 	Timeouts       nat.Timeouts
 	Dial           time.Duration // wait for a TCP target; default 30 s
+
+	// Held bounds, about, what all TCP connections hold of what peers have sent and nobody has taken, and as much again of what peers
+	// were sent and have not acknowledged, in bytes; default 64 MiB, or an eighth of the runtime's memory limit.
+	Held int64
 }
 
 func (l Limits) withDefaults() Limits {
@@ -74,6 +79,9 @@ func (l Limits) withDefaults() Limits {
 	def(&l.FlowsPerPeer, max(1, l.Flows/4))
 	def(&l.Sockets, 8192)
 	def(&l.SocketsPerPeer, max(1, l.Sockets/2))
+	if l.Held <= 0 {
+		l.Held = min(heldMost, debug.SetMemoryLimit(-1)/8)
+	}
 	if l.Dial <= 0 {
 		l.Dial = 30 * time.Second
 	}
@@ -117,8 +125,7 @@ type Net struct {
 	small    *hostsock.BufPool
 	feeders  feeders
 	acks     ackDelays
-	unread   unread
-	unsent   unsent
+	held     held
 
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -156,8 +163,7 @@ func New(cfg Config) (*Net, error) {
 	n.small = hostsock.NewBufPool(smallBuffer)
 	n.feeders.init(n.bufs)
 	n.acks.init(n)
-	n.unread.init()
-	n.unsent.init()
+	n.held.init(cfg.Limits.Held)
 	n.sockets.init(cfg.Limits)
 	n.table = nat.New(nat.Config{
 		Max: cfg.Limits.Flows, MaxPerPeer: cfg.Limits.FlowsPerPeer, Timeouts: cfg.Limits.Timeouts, OnEnd: n.flowEnded,
@@ -184,6 +190,8 @@ func New(cfg Config) (*Net, error) {
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, f.HandlePacket)
 	n.running.enter()
 	go n.housekeeping()
+	n.running.enter()
+	go n.held.run(n)
 	return n, nil
 }
 
@@ -203,7 +211,6 @@ func (n *Net) housekeeping() {
 			n.table.Expire(n.table.Now())
 			n.frags.Expire(now)
 			n.out.sweep()
-			n.unread.relax(n.stack)
 			if u := n.upstream.Load(); u != nil {
 				u.expire(now)
 			}

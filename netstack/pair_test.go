@@ -20,15 +20,21 @@ type pair struct {
 	near, far *Net
 }
 
-func newPair(t testing.TB) *pair {
-	near := newTestNet(t, testPolicy(t, nil))
+func newPair(t testing.TB) *pair { return newLossyPair(t, Limits{}, nil) }
+
+// newLossyPair is a pair whose near node has limits, and loses what it is sent and lost says.
+func newLossyPair(t testing.TB, limits Limits, lost func(pkt []byte) bool) *pair {
+	near, err := New(Config{MTU: 1420, Self: []netip.Addr{nodeV4, nodeV6}, Policy: testPolicy(t, nil), Limits: limits})
+	if err != nil {
+		t.Fatal(err)
+	}
 	far, err := New(Config{MTU: 1420, Self: []netip.Addr{peerV4, peerV6}, Policy: farPolicy(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { carryAll(near.dev, far.dev) })
-	wg.Go(func() { carryAll(far.dev, near.dev) })
+	wg.Go(func() { carryAll(near.dev, far.dev, nil) })
+	wg.Go(func() { carryAll(far.dev, near.dev, lost) })
 	t.Cleanup(func() {
 		near.Close()
 		far.Close()
@@ -48,8 +54,8 @@ func farPolicy(t testing.TB) *filter.Policy {
 	})
 }
 
-// carryAll moves packets from one device to another until one of them is closed.
-func carryAll(from, to *Device) {
+// carryAll moves packets from one device to another until one of them is closed, but for what is lost.
+func carryAll(from, to *Device, lost func(pkt []byte) bool) {
 	const offset = 16
 	bufs, sizes := make([][]byte, BatchSize), make([]int, BatchSize)
 	for i := range bufs {
@@ -61,10 +67,13 @@ func carryAll(from, to *Device) {
 		if err != nil {
 			return
 		}
+		kept := full[:0]
 		for i := range n {
-			full[i] = bufs[i][:offset+sizes[i]]
+			if b := bufs[i][:offset+sizes[i]]; lost == nil || !lost(b[offset:]) {
+				kept = append(kept, b)
+			}
 		}
-		if _, err := to.Write(full[:n], offset); err != nil {
+		if _, err := to.Write(kept, offset); err != nil {
 			return
 		}
 	}

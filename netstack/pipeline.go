@@ -93,6 +93,10 @@ func (n *Net) flowOf(b *batch, p *packet.Packet) *nat.Flow {
 		return n.admit(b, p) // counts and answers as for a new flow
 	}
 	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn && f.State() == nat.StateClosing {
+		if o, ok := f.Owner.(*tcpFlow); ok && o.isn == p.Seq { // late: the one that began the old connection
+			n.counters.drop(dropNoFlow)
+			return nil
+		}
 		return n.reopenTCP(b, p, f)
 	}
 	return f
@@ -106,9 +110,7 @@ func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
 			n.counters.drop(dropDialing)
 			return
 		}
-		if p.TCPFlags&packet.TCPFin != 0 {
-			o.ack.over.Store(true)
-		}
+		o.ack.came(p)
 		b.tcp.add(p)
 	case *udpMapping:
 		if n.spent(b, p) {

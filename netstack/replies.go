@@ -59,13 +59,15 @@ func (n *Net) countReply(pkt *stack.PacketBuffer, peer uint16) bool {
 	return true
 }
 
-// countTCP is countReply for a connection to the outside.
+// countTCP is countReply for a connection to the outside. A FIN by itself is counted once it is known to stay that: see joinFin.
 func (n *Net) countTCP(c *tcpFlow, pkt *stack.PacketBuffer, peer uint16) bool {
 	if n.acks.delay(c, pkt, peer) || c.silent.Load() && tcpFlags(pkt)&packet.TCPRst != 0 {
 		return false
 	}
-	packets, bytes := onWire(pkt)
-	c.flow.Count(nat.Reply, packets, bytes)
+	if bareFin(pkt) == nil {
+		packets, bytes := onWire(pkt)
+		c.flow.Count(nat.Reply, packets, bytes)
+	}
 	return true
 }
 

@@ -28,10 +28,9 @@ type splice struct {
 	out    payload            // what is on its way to the peer; here so that a write allocates nothing
 
 	window window // of toPeer
-	unsent *unsent
-	room   int64 // what toPeer has made the send buffer
+	n      *Net
+	peer   uint16
 
-	toHosts *workers[*splice]
 	copying sync.WaitGroup // toHost
 
 	mu sync.Mutex // held while ended is told
@@ -47,7 +46,7 @@ func (s *splice) note(from nat.Dir) {
 // run returns when both directions have ended and both connections are closed. It reports whether both ended in order.
 func (s *splice) run() bool {
 	s.copying.Add(1)
-	s.toHosts.start(s)
+	s.n.toHosts.start(s)
 	s.toPeer()
 	s.copying.Wait()
 	s.mesh.end(endClose)
@@ -100,6 +99,7 @@ func (s *splice) toPeer() {
 			terr := s.writeToPeer(buf.B[:n], ready)
 			buf.Release()
 			s.measure(n)
+			s.n.held.add(n)
 			if terr != nil {
 				s.reset()
 				return
@@ -139,10 +139,11 @@ func (s *splice) fit() {
 	if size == 0 {
 		size = windowLeast
 	}
-	size = min(size, s.unsent.share())
-	if d := size - s.room; d > s.room/8 || -d > s.room/8 {
-		s.room = size
-		s.mesh.ep.SocketOptions().SetSendBufferSize(size, true)
+	size = min(size, s.n.held.share(s.peer))
+	so := s.mesh.ep.SocketOptions()
+	now := so.GetSendBufferSize()
+	if d := size - now; d > now/8 || -d > now/8 {
+		so.SetSendBufferSize(size, true)
 	}
 }
 
@@ -155,10 +156,7 @@ func (s *splice) writeToPeer(b []byte, ready <-chan struct{}) tcpip.Error {
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
-			s.unsent.stuck.Add(1)
-			s.fit()
 			<-ready
-			s.unsent.stuck.Add(-1)
 		default:
 			return terr
 		}

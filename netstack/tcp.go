@@ -143,7 +143,7 @@ func (c *tcpFlow) open(r *tcp.ForwarderRequest) (*splice, error) {
 		return nil, err
 	}
 	s := &splice{
-		wq: new(waiter.Queue), host: host, bufs: n.bufs, unsent: &n.unsent, toHosts: &n.toHosts,
+		wq: new(waiter.Queue), host: host, bufs: n.bufs, n: n, peer: c.flow.Key.Peer,
 		ended: func(from nat.Dir) { n.enterTCP(c.flow, halfClosed(c.flow.TCP(), from)) },
 	}
 	if s.mesh, err = n.handshake(c, r, host, s.wq); err != nil {
@@ -264,6 +264,7 @@ func (n *Net) handshake(c *tcpFlow, r *tcp.ForwarderRequest, host *hostsock.TCP,
 		return nil, stackError("accept", terr)
 	}
 	c.own(ep)
+	n.held.begin(ep, c.flow.Key.Peer)
 	keepAlive(ep)
 	mesh := &meshEnd{ep: ep}
 	c.mu.Lock()

@@ -123,6 +123,7 @@ func (c *TCP) connected(fd int, fail *DialError) bool {
 	// easily forged.
 	f := familyOf(v)
 	fail.Errno = errnoOf(setOptions(fd, option{f.level, f.recvErr, 0}))
+	c.local = localAddr(fd)
 	return true
 }
 

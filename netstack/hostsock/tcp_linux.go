@@ -16,6 +16,7 @@ type TCP struct {
 	file   *os.File
 	stream Stream
 	remote netip.AddrPort
+	local  netip.AddrPort // noted once connected, as nobody can ask after Close
 	closed atomic.Bool
 }
 
@@ -77,11 +78,8 @@ func (c *TCP) Close() error {
 // SyscallConn gives access to the descriptor; see syscall.RawConn.
 func (c *TCP) SyscallConn() (syscall.RawConn, error) { return c.stream.raw, nil }
 
-// LocalAddr asks for the address of this end; it is zero after Close.
-func (c *TCP) LocalAddr() (a netip.AddrPort) {
-	c.control(func(fd int) error { a = localAddr(fd); return nil })
-	return a
-}
+// LocalAddr returns the address of this end, after Close too.
+func (c *TCP) LocalAddr() netip.AddrPort { return c.local }
 
 // RemoteAddr returns the far end: what was dialled.
 func (c *TCP) RemoteAddr() netip.AddrPort { return c.remote }

@@ -319,8 +319,12 @@ func TestCloseWakesBlocked(t *testing.T) {
 				}()
 			}
 			time.Sleep(20 * time.Millisecond) // so that they block; the test holds if they do not
+			local := c.LocalAddr()
 			end(c)
 			end(d)
+			if got := c.LocalAddr(); got != local || !got.IsValid() {
+				t.Errorf("the address is %v afterwards, was %v", got, local)
+			}
 			for range 4 {
 				if err := <-errs; err != os.ErrClosed {
 					t.Errorf("got %v", err)
