@@ -104,7 +104,7 @@ func (t *tcpGroups) flush() {
 	}
 	t.used = 0
 	if data > 0 {
-		t.n.held.add(data)
+		t.n.held.recv.add(data)
 	}
 }
 

@@ -9,8 +9,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
-
-	"culvert.dev/culvert/filter"
 )
 
 // held bounds the memory of what gVisor holds for all TCP connections of the stack together: what peers have sent and nobody has taken yet
@@ -22,29 +20,29 @@ import (
 // it, and the far end repeats it later; that is the last resort. For what a peer is sent the exit's connections look at share. When there
 // is room again, everything is as it was.
 //
-// It has a goroutine that looks: the more data is moved, the more often.
+// Each kind has a goroutine that looks: the more data is moved, the more often.
 type held struct {
-	most  int64         // bytes of either kind, about
-	pause time.Duration // between two looks at least
-	moved atomic.Int64  // bytes since the last look
-
-	pressed    atomic.Bool                      // some receive buffers are smaller
-	recv, sent atomic.Pointer[map[uint16]int64] // for peers that have too much, how large a buffer may be; else nil
-
-	wake chan struct{}
-
-	looking sync.Mutex // held while somebody looks, which may take a while; guards the following
-	all     []holding
+	recv, sent heldKind
+	pressed    atomic.Bool // some receive buffers are smaller
 
 	mu     sync.Mutex              // guards the following
 	limits map[*tcp.Endpoint]int64 // what the size of a smaller receive buffer was
 }
 
-// holding is what one endpoint holds.
+// heldKind is what is held of what peers have sent, or were sent.
+type heldKind struct {
+	most   int64                            // bytes, about
+	pause  time.Duration                    // between two looks at least
+	moved  atomic.Int64                     // bytes since the last look
+	shares atomic.Pointer[map[uint16]int64] // for peers that have too much, how large a buffer may be; else nil
+	wake   chan struct{}
+}
+
+// holding is what one endpoint holds of one kind.
 type holding struct {
-	ep         *tcp.Endpoint
-	peer       uint16
-	recv, sent int64
+	ep    *tcp.Endpoint
+	peer  uint16
+	bytes int64
 }
 
 const (
@@ -60,24 +58,30 @@ const (
 )
 
 func (h *held) init(most int64) {
-	h.most, h.limits = most, make(map[*tcp.Endpoint]int64)
-	h.pause = max(time.Millisecond, time.Duration(min(1, float64(most)/heldMost)*float64(heldPause)))
-	h.wake = make(chan struct{}, 1)
+	h.recv.init(most)
+	h.sent.init(most)
+	h.limits = make(map[*tcp.Endpoint]int64)
+}
+
+func (k *heldKind) init(most int64) {
+	k.most = most
+	k.pause = max(time.Millisecond, time.Duration(min(1, float64(most)/heldMost)*float64(heldPause)))
+	k.wake = make(chan struct{}, 1)
 }
 
 // add counts bytes that have come from a peer, or were written for one.
-func (h *held) add(bytes int) {
-	if h.moved.Add(int64(bytes)) < h.most/heldStep {
+func (k *heldKind) add(bytes int) {
+	if k.moved.Add(int64(bytes)) < k.most/heldStep {
 		return
 	}
 	select {
-	case h.wake <- struct{}{}:
+	case k.wake <- struct{}{}:
 	default:
 	}
 }
 
 // run looks when much was moved, and while something is smaller than it should be, until n closes.
-func (h *held) run(n *Net) {
+func (k *heldKind) run(n *Net, look func(*Net)) {
 	defer n.running.leave()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -86,20 +90,29 @@ func (h *held) run(n *Net) {
 		select {
 		case <-n.ctx.Done():
 			return
-		case <-h.wake:
+		case <-k.wake:
 		case <-tick.C:
 			relax = true
 		}
 		began := time.Now()
-		if !relax || h.pressed.Load() || h.recv.Load() != nil || h.sent.Load() != nil {
-			h.look(n)
+		if !relax || k.shares.Load() != nil || n.held.pressed.Load() {
+			k.moved.Store(0)
+			look(n)
 		}
 		select {
 		case <-n.ctx.Done():
 			return
-		case <-time.After(max(h.pause, heldEffort*time.Since(began))):
+		case <-time.After(max(k.pause, heldEffort*time.Since(began))):
 		}
 	}
+}
+
+// start begins to look.
+func (h *held) start(n *Net) {
+	n.running.enter()
+	go h.recv.run(n, h.lookReceived)
+	n.running.enter()
+	go h.sent.run(n, h.lookSent)
 }
 
 // group is how large a run of segments may be that is delivered as one: gVisor takes it whole, however little room there is.
@@ -112,14 +125,14 @@ func (h *held) group() int {
 
 // share is how large the send buffer of a connection to peer may be.
 func (h *held) share(peer uint16) int64 {
-	if n, ok := shareOf(&h.sent, peer); ok {
+	if n, ok := h.sent.shareOf(peer); ok {
 		return n
 	}
 	return tcpMaxBuffer
 }
 
-func shareOf(shares *atomic.Pointer[map[uint16]int64], peer uint16) (int64, bool) {
-	m := shares.Load()
+func (k *heldKind) shareOf(peer uint16) (int64, bool) {
+	m := k.shares.Load()
 	if m == nil {
 		return 0, false
 	}
@@ -129,7 +142,7 @@ func shareOf(shares *atomic.Pointer[map[uint16]int64], peer uint16) (int64, bool
 
 // begin gives a new connection with a peer that has too much a small receive buffer from the beginning.
 func (h *held) begin(ep tcpip.Endpoint, peer uint16) {
-	share, ok := shareOf(&h.recv, peer)
+	share, ok := h.recv.shareOf(peer)
 	if t, isTCP := ep.(*tcp.Endpoint); ok && isTCP {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -145,46 +158,46 @@ func (h *held) shrinkLocked(ep *tcp.Endpoint, to int64) {
 	}
 }
 
-// look fits everything to what is held.
-func (h *held) look(n *Net) {
-	h.looking.Lock()
-	defer h.looking.Unlock()
-	h.moved.Store(0)
-	h.collect(n)
-	recv, total := shares(h.all, func(e *holding) int64 { return e.recv }, h.most, heldLeastRecv)
-	replace(&h.recv, recv, total < h.most/2)
-	h.fitReceiving(recv, total < h.most/2)
-	sent, total := shares(h.all, func(e *holding) int64 { return e.sent }, h.most, heldLeastSent)
-	replace(&h.sent, sent, total < h.most/2)
-	clear(h.all)
+// lookReceived fits receive buffers to what is held.
+func (h *held) lookReceived(n *Net) {
+	all := holdings(n, receiveMemory)
+	shares, total := shares(all, h.recv.most, heldLeastRecv)
+	h.recv.replace(shares, total)
+	h.fitReceiving(all, shares, total < h.recv.most/2)
+}
+
+// lookSent finds what share gives. It waits while an endpoint is written to, which may take a while.
+func (h *held) lookSent(n *Net) {
+	shares, total := shares(holdings(n, sendMemory), h.sent.most, heldLeastSent)
+	h.sent.replace(shares, total)
 }
 
 // replace puts new shares in the place of the old ones, which stay as long as there is neither too much nor plenty of room.
-func replace(at *atomic.Pointer[map[uint16]int64], shares map[uint16]int64, plenty bool) {
+func (k *heldKind) replace(shares map[uint16]int64, total int64) {
 	switch {
 	case shares != nil:
-		at.Store(&shares)
-	case plenty:
-		at.Store(nil)
+		k.shares.Store(&shares)
+	case total < k.most/2:
+		k.shares.Store(nil)
 	}
 }
 
-func (h *held) collect(n *Net) {
-	policy := n.policy.Load()
-	h.all = h.all[:0]
-	for _, t := range n.stack.RegisteredEndpoints() {
-		if ep, ok := t.(*tcp.Endpoint); ok {
-			h.all = append(h.all, holding{ep, peerOf(policy, ep), receiveMemory(ep), sendMemory(ep)})
+// holdings is what all endpoints hold that are or were connected.
+func holdings(n *Net, bytes func(*tcp.Endpoint) int64) []holding {
+	policy, eps := n.policy.Load(), n.stack.RegisteredEndpoints()
+	all := make([]holding, 0, len(eps))
+	for _, t := range eps {
+		ep, ok := t.(*tcp.Endpoint)
+		if !ok {
+			continue
 		}
+		switch ep.EndpointState() {
+		case tcp.StateInitial, tcp.StateBound, tcp.StateListen, tcp.StateConnecting, tcp.StateSynSent, tcp.StateSynRecv:
+			continue // its ID may yet change, and it holds nothing
+		}
+		all = append(all, holding{ep, policy.PeerOf(addrOf(ep.TransportEndpointInfo.ID.RemoteAddress)), bytes(ep)})
 	}
-}
-
-func peerOf(p *filter.Policy, ep *tcp.Endpoint) uint16 {
-	id := ep.TransportEndpointInfo.ID // of an endpoint that is registered it does not change
-	if id.RemoteAddress.BitLen() == 0 {
-		return 0 // it listens
-	}
-	return p.PeerOf(addrOf(id.RemoteAddress))
+	return all
 }
 
 func lives(ep *tcp.Endpoint) bool {
@@ -197,19 +210,19 @@ func lives(ep *tcp.Endpoint) bool {
 
 // fitReceiving makes the receive buffers of peers with a share as small as that, and those of others what they were if there is plenty of
 // room.
-func (h *held) fitReceiving(shares map[uint16]int64, plenty bool) {
+func (h *held) fitReceiving(all []holding, shares map[uint16]int64, plenty bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	maps.DeleteFunc(h.limits, func(ep *tcp.Endpoint, _ int64) bool { return !lives(ep) })
-	for i := range h.all {
-		e := &h.all[i]
+	for i := range all {
+		e := &all[i]
 		so := e.ep.SocketOptions()
 		size := so.GetReceiveBufferSize()
 		before, small := h.limits[e.ep]
-		share, ok := shares[e.peer]
+		share, hasMuch := shares[e.peer]
 		switch {
-		case ok && lives(e.ep):
-			share = max(share, e.needs())
+		case hasMuch && lives(e.ep):
+			share = max(share, min(e.gap(), max(before, size)))
 			if h.shrinkLocked(e.ep, share); small && share > size {
 				so.SetReceiveBufferSize(share, false)
 			}
@@ -217,7 +230,7 @@ func (h *held) fitReceiving(shares map[uint16]int64, plenty bool) {
 			so.SetReceiveBufferSize(max(before, size), false)
 			delete(h.limits, e.ep)
 		case small:
-			if share := e.needs(); share > size {
+			if share := min(e.gap(), before); share > size {
 				so.SetReceiveBufferSize(share, false)
 			}
 		}
@@ -225,11 +238,11 @@ func (h *held) fitReceiving(shares map[uint16]int64, plenty bool) {
 	h.pressed.Store(len(h.limits) > 0)
 }
 
-// needs is how large a receive buffer has to be so that the connection can go on: where there is something but nothing that can be read, a
-// segment is missing, and what it completes cannot be taken before it has come.
-func (e *holding) needs() int64 {
-	if e.recv == 0 || e.ep.Readiness(waiter.ReadableEvents) != 0 {
+// gap is how large a receive buffer has to be so that the connection can go on where there is something but nothing that can be read: a
+// segment is missing, and what it completes cannot be taken before it has come. Else it is zero.
+func (e *holding) gap() int64 {
+	if e.bytes == 0 || e.ep.Readiness(waiter.ReadableEvents) != 0 {
 		return 0
 	}
-	return e.recv + 2*maxGroup
+	return e.bytes + maxGroup
 }

@@ -12,12 +12,11 @@ import (
 
 // shares finds who has too much: for each peer that has more than its part, how much each of its connections may have; nil if all of them
 // together have no more than most. What some do not need is for the others.
-func shares(all []holding, has func(*holding) int64, most, least int64) (by map[uint16]int64, total int64) {
+func shares(all []holding, most, least int64) (by map[uint16]int64, total int64) {
 	peers := make(map[uint16]int64)
 	for i := range all {
-		n := has(&all[i])
-		peers[all[i].peer] += n
-		total += n
+		peers[all[i].peer] += all[i].bytes
+		total += all[i].bytes
 	}
 	if total <= most {
 		return nil, total
@@ -37,7 +36,7 @@ func shares(all []holding, has func(*holding) int64, most, least int64) (by map[
 		var each []int64
 		for i := range all {
 			if all[i].peer == peer {
-				each = append(each, has(&all[i]))
+				each = append(each, all[i].bytes)
 			}
 		}
 		by[peer] = max(level(each, part), least)

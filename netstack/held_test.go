@@ -29,7 +29,10 @@ func TestWhatIsHeldIsFound(t *testing.T) {
 }
 
 // lookNow does what the goroutine does once it has a processor, of which these tests leave it little.
-func lookNow(n *Net) { n.held.look(n) }
+func lookNow(n *Net) {
+	n.held.lookReceived(n)
+	n.held.lookSent(n)
+}
 
 // uploads is what peers send to a node, by connections that nobody has read yet.
 func uploads(t *testing.T, p *pair, conns int, data []byte) []*Conn {
@@ -80,11 +83,11 @@ func TestUnreadIsBounded(t *testing.T) {
 		}
 		peak = max(peak, sum)
 	}
-	t.Logf("%d KiB are held, %d at most", peak>>10, p.near.held.most>>10)
-	if most := 3 * p.near.held.most; peak > most {
+	t.Logf("%d KiB are held, %d at most", peak>>10, p.near.held.recv.most>>10)
+	if most := 3 * p.near.held.recv.most; peak > most {
 		t.Errorf("%d KiB are held, want at most %d", peak>>10, most>>10)
 	}
-	if peak < p.near.held.most/4 {
+	if peak < p.near.held.recv.most/4 {
 		t.Errorf("only %d KiB are held: nothing was tested", peak>>10)
 	}
 	readAll(t, nears[1:], data)
@@ -172,10 +175,10 @@ func TestUnsentIsBounded(t *testing.T) {
 			})
 			t.Logf("%d KiB are held, of %d", sum>>10, c.conns*c.each>>10)
 			// At least 16 KiB each, twice: gVisor takes what it has begun to take.
-			if most := 2*n.held.most + int64(c.conns*heldLeastSent*2); sum > most {
+			if most := 2*n.held.sent.most + int64(c.conns*heldLeastSent*2); sum > most {
 				t.Errorf("%d KiB are held for %d downloads, want at most %d", sum>>10, c.conns, most>>10)
 			}
-			if sum < n.held.most/2 {
+			if sum < n.held.sent.most/2 {
 				t.Errorf("only %d KiB are held: nothing was tested", sum>>10)
 			}
 			for i, c := range mine[:4] {
@@ -189,21 +192,20 @@ func TestUnsentIsBounded(t *testing.T) {
 }
 
 func TestSharesOfWhatIsHeld(t *testing.T) {
-	recv := func(h *holding) int64 { return h.recv }
 	const most = 1000
 	var all []holding
 	for range 100 {
-		all = append(all, holding{peer: 1, recv: 50}) // 5,000
+		all = append(all, holding{peer: 1, bytes: 50}) // 5,000
 	}
-	all = append(all, holding{peer: 1, recv: 2}, holding{peer: 2, recv: 100}, holding{peer: 2, recv: 150}, holding{peer: 3})
-	got, total := shares(all, recv, most, 1)
+	all = append(all, holding{peer: 1, bytes: 2}, holding{peer: 2, bytes: 100}, holding{peer: 2, bytes: 150}, holding{peer: 3})
+	got, total := shares(all, most, 1)
 	if total != 5252 || len(got) != 1 || got[1] != 4 { // 500 of the 750 are left for peer 1, and 498 of them for the large ones
 		t.Errorf("shares %v of %d", got, total)
 	}
-	if got, _ := shares(all[100:], recv, most, 1); got != nil {
+	if got, _ := shares(all[100:], most, 1); got != nil {
 		t.Errorf("shares %v where there is room", got)
 	}
-	if got, _ := shares(all, recv, most, 20); got[1] != 20 {
+	if got, _ := shares(all, most, 20); got[1] != 20 {
 		t.Errorf("shares %v, want at least 20", got)
 	}
 }

@@ -190,8 +190,7 @@ func New(cfg Config) (*Net, error) {
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, f.HandlePacket)
 	n.running.enter()
 	go n.housekeeping()
-	n.running.enter()
-	go n.held.run(n)
+	n.held.start(n)
 	return n, nil
 }
 

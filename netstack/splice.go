@@ -99,7 +99,7 @@ func (s *splice) toPeer() {
 			terr := s.writeToPeer(buf.B[:n], ready)
 			buf.Release()
 			s.measure(n)
-			s.n.held.add(n)
+			s.n.held.sent.add(n)
 			if terr != nil {
 				s.reset()
 				return
