@@ -112,8 +112,19 @@ func (c *TCP) connected(fd int, fail *DialError) bool {
 	// To connect once more says in one call whether the first attempt has ended, and how.
 	switch errno := connect(fd, &to, length); errno {
 	case 0, unix.EISCONN:
-	case unix.EALREADY, unix.EINTR:
+	case unix.EINTR:
 		return false
+	case unix.EALREADY:
+		// An ICMP error that came while the kernel was at the socket has not ended the attempt. It is told here, and once.
+		soft, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && soft == 0 {
+			return false
+		}
+		if fail.Errno = errnoOf(err); err == nil {
+			fail.Errno = unix.Errno(soft)
+			fail.ICMP = icmpBehind(fd, fail.Errno)
+		}
+		return true
 	default:
 		fail.Errno = errno
 		fail.ICMP = icmpBehind(fd, errno)
