@@ -23,8 +23,8 @@ const (
 	tcpDefaultBuffer = 1 << 20
 	tcpMinBuffer     = 4 << 10
 
-	// What a connection may hold that nobody has read begins small, as Linux has it, and grows with how fast it is read: thousands that
-	// nobody reads are to hold little. Buffers for sending begin large: their users bound them.
+	// What a connection of the node itself may hold that nobody has read begins small, as Linux has it, and grows with how fast it is read: thousands that
+	// nobody reads are to hold little. Those of the exit begin with gVisor's 1 MiB. Buffers for sending begin large: their users bound them.
 	tcpReceiveBuffer = 128 << 10
 
 	// An exit's side of a closed connection need not linger for 2 MSL: the tunnel reorders little, and peers reuse ports.

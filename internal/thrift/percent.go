@@ -18,7 +18,7 @@ const (
 	gcPercentChurn = 300
 
 	large = 128 << 20              // bytes in use
-	roomy = 96 << 20               // bytes that a small heap may grow to
+	roomy = 96 << 20               // bytes that a small heap may grow to; stacks add to that
 	churn = 500 * time.Millisecond // less is between two collections
 )
 
@@ -61,7 +61,7 @@ func (f *heapFollower) follow() {
 	now := time.Now()
 	p := percentOf(f.live[0].Value.Uint64(), now.Sub(f.last), f.percent)
 	f.last = now
-	if d := p - f.percent; d > f.percent/8 || -d > f.percent/8 { // to set it stops all goroutines for a moment
+	if d := p - f.percent; d > f.percent/8 || -d > f.percent/8 {
 		f.percent = p
 		debug.SetGCPercent(p)
 	}

@@ -32,6 +32,17 @@ func TestPercentOf(t *testing.T) {
 	}
 }
 
+// Before the following: what follows the heap outlives its test.
+func TestGOGCTakesPrecedence(t *testing.T) {
+	before := debug.SetGCPercent(70)
+	defer debug.SetGCPercent(before)
+	t.Setenv("GOGC", "70")
+	followHeap()
+	if got := percent(); got != 70 {
+		t.Errorf("%d %%, want 70 %%", got)
+	}
+}
+
 // What is set follows what is in use, up and down.
 func TestPercentFollowsTheHeap(t *testing.T) {
 	before := debug.SetGCPercent(100)
@@ -49,16 +60,6 @@ func TestPercentFollowsTheHeap(t *testing.T) {
 	time.Sleep(churn)
 	runtime.GC()
 	awaitSet(t, gcPercent)
-}
-
-func TestGOGCTakesPrecedence(t *testing.T) {
-	before := debug.SetGCPercent(70)
-	defer debug.SetGCPercent(before)
-	t.Setenv("GOGC", "70")
-	followHeap()
-	if got := percent(); got != 70 {
-		t.Errorf("%d %%, want 70 %%", got)
-	}
 }
 
 func percent() int {
