@@ -11,7 +11,9 @@ import (
 const filterSpoofed = filter.ReasonSpoofedSource
 
 // selfFlow owns the flows towards the node's own addresses: gVisor carries TCP, the sockets of ListenPacket UDP.
-type selfFlow struct{ conn atomic.Pointer[Conn] } // once it was accepted
+type selfFlow struct {
+	conn atomic.Value // a weak.Pointer[Conn] once it was accepted: the table remembers the flow for longer than the connection lives
+}
 
 // transit owns the flows between two peers.
 type transit struct{}

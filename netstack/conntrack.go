@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+	"weak"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -134,8 +135,10 @@ func (n *Net) FlushFlows(q *FlowFilter) int {
 
 // abortSelf resets the connection of a peer to this node itself.
 func (n *Net) abortSelf(s *selfFlow, k *packet.Key) {
-	if c := s.conn.Load(); c != nil {
-		c.cut()
+	if w, ok := s.conn.Load().(weak.Pointer[Conn]); ok {
+		if c := w.Value(); c != nil {
+			c.cut()
+		}
 		return
 	}
 	local, proto := fullAddress(k.DstAddrPort())
@@ -188,10 +191,9 @@ func (c *tcpFlow) replyTuple() packet.Key {
 	k := c.flow.Key
 	k.Dst, k.DstPort = c.to.Addr().As16(), c.to.Port()
 	c.mu.Lock()
-	host := c.host
+	local := c.local
 	c.mu.Unlock()
-	if host != nil {
-		local := host.LocalAddr()
+	if local.IsValid() {
 		k.Src, k.SrcPort = local.Addr().Unmap().As16(), local.Port()
 	}
 	return k.Reverse()

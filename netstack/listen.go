@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"weak"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -104,7 +105,7 @@ func (l *listener) accepted(ep tcpip.Endpoint, wq *waiter.Queue, from netip.Addr
 	l.n.held.begin(ep, k.Peer)
 	if f, _ := l.n.table.Lookup(&k); f != nil {
 		if s, ok := f.Owner.(*selfFlow); ok {
-			s.conn.Store(c)
+			s.conn.Store(weak.Make(c))
 			if f.Dead() {
 				c.cut()
 			}

@@ -110,6 +110,9 @@ func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
 			n.counters.drop(dropDialing)
 			return
 		}
+		if tcpPhase(o.phase.Load()) == tcpEnded && n.late(o, p) {
+			return
+		}
 		o.ack.came(p)
 		b.tcp.add(p)
 	case *udpMapping:

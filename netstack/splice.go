@@ -43,13 +43,13 @@ func (s *splice) note(from nat.Dir) {
 	s.ended(from)
 }
 
-// run returns when both directions have ended and both connections are closed. It reports whether both ended in order.
+// run returns when both directions have ended and the host's connection is closed. It reports whether both ended in order; otherwise the
+// peer's was reset.
 func (s *splice) run() bool {
 	s.copying.Add(1)
 	s.n.toHosts.start(s)
 	s.toPeer()
 	s.copying.Wait()
-	s.mesh.end(endClose)
 	s.host.Close()
 	return !s.broken.Load()
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"weak"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -22,8 +23,8 @@ import (
 // tcpFlow carries one TCP connection of a peer to the outside: dialled on the host side first, then accepted on the
 // peer's side, then spliced.
 //
-//	dialling --host answered--> accepting --handshake--> spliced --both ends done--> over
-//	    \______ refused, unreachable, silent, or the flow ended: over ______________/
+//	dialling --host answered--> accepting --handshake--> spliced --both ends done--> ended --> over
+//	    \______ refused, unreachable, silent, or the flow ended: over ____________________/
 type tcpFlow struct {
 	n    *Net
 	flow *nat.Flow
@@ -32,13 +33,15 @@ type tcpFlow struct {
 	isn  uint32         // its sequence number
 
 	phase  atomic.Uint32 // a tcpPhase
-	silent atomic.Bool   // the peer has begun anew on the same ports: a reset would be about that connection
+	silent atomic.Bool   // no reset is to go: the peer has nothing left, or has begun anew on the same ports
 	ack    delayedAck
 
-	mu     sync.Mutex         // guards the following
-	cancel context.CancelFunc // of the dial, while dialling
-	mesh   *meshEnd           // from the handshake on
-	host   *hostsock.TCP      // once connected
+	mu     sync.Mutex                 // guards the following
+	cancel context.CancelFunc         // of the dial, while dialling
+	host   *hostsock.TCP              // once connected, until both directions have ended
+	local  netip.AddrPort             // its own address, which the flow has for longer
+	mesh   *meshEnd                   // from the handshake on, as long as host
+	rest   weak.Pointer[tcp.Endpoint] // what gVisor still has to do then: the table remembers the flow for longer than that
 }
 
 type tcpPhase uint8
@@ -48,6 +51,7 @@ const (
 	tcpDialling                  // the host side
 	tcpAccepting                 // the peer's side
 	tcpSpliced
+	tcpEnded // both directions, and the host's connection is closed; gVisor may still have to repeat what it has sent
 	tcpOver
 )
 
@@ -79,7 +83,7 @@ func (c *tcpFlow) enter(p tcpPhase) bool {
 func (c *tcpFlow) abort() {
 	c.phase.Store(uint32(tcpOver))
 	c.mu.Lock()
-	cancel, mesh, host := c.cancel, c.mesh, c.host
+	cancel, mesh, host, rest := c.cancel, c.mesh, c.host, c.rest.Value()
 	c.mu.Unlock()
 	if cancel != nil {
 		cancel()
@@ -89,6 +93,9 @@ func (c *tcpFlow) abort() {
 	}
 	if host != nil {
 		host.Abort()
+	}
+	if rest != nil {
+		rest.Abort()
 	}
 }
 
@@ -165,7 +172,9 @@ func (n *Net) carryTCP(job carried) {
 	c, s := job.c, job.s
 	defer n.running.leave()
 	defer n.sockets.release(c.flow.Key.Peer)
-	if s.run() {
+	ordered := s.run()
+	c.end()
+	if ordered {
 		n.enterTCP(c.flow, nat.TCPTimeWait)
 	} else {
 		n.enterTCP(c.flow, nat.TCPClose)
@@ -251,7 +260,7 @@ func (c *tcpFlow) syn() []byte {
 // handshake accepts the peer's connection now that the host side stands. It completes the request.
 func (n *Net) handshake(c *tcpFlow, r *tcp.ForwarderRequest, host *hostsock.TCP, wq *waiter.Queue) (*meshEnd, error) {
 	c.mu.Lock()
-	c.cancel, c.host = nil, host
+	c.cancel, c.host, c.local = nil, host, host.LocalAddr()
 	c.mu.Unlock()
 	if !c.enter(tcpAccepting) {
 		r.Complete(true)

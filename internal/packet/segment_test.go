@@ -1,6 +1,7 @@
 package packet
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 )
@@ -55,6 +56,55 @@ func TestNoResetWhereNoneIsDue(t *testing.T) {
 		"from multicast, IPv6": ip6(m6, b6, 6, nil, tcp(m6, b6, TCPSyn, nil, nil)),
 	} {
 		if got := AppendReset(nil, must(t, b)); got != nil {
+			t.Errorf("%s: % x", name, got)
+		}
+	}
+}
+
+// RFC 9293 section 3.10.7.4: what repeats itself is acknowledged, with the numbers that it has itself.
+func TestAckNumbers(t *testing.T) {
+	const seq, ack = 0x01020304, 0x0a0b0c0d
+	times := append([]byte(timestampsHead), 1, 2, 3, 4, 5, 6, 7, 8)
+	turned := append([]byte(timestampsHead), 5, 6, 7, 8, 1, 2, 3, 4)
+	for _, r := range []struct {
+		name          string
+		flags         uint8
+		options, want []byte
+		payload       int
+		ack           uint32
+	}{
+		{"FIN", TCPFin | TCPAck, nil, nil, 0, seq + 1},
+		{"FIN behind data", TCPFin | TCPAck | TCPPsh, nil, nil, 7, seq + 8},
+		{"timestamps", TCPFin | TCPAck, times, turned, 0, seq + 1},
+		{"other options", TCPFin | TCPAck, make([]byte, 12), nil, 0, seq + 1},
+		{"longer options", TCPFin | TCPAck, append(times[:12:12], 1, 1, 1, 1), nil, 0, seq + 1},
+	} {
+		for _, b := range [][]byte{
+			ip4(a4, b4, 6, nil, 1, 0, tcp(a4, b4, r.flags, r.options, pattern(r.payload))),
+			ip6(a6, b6, 6, nil, tcp(a6, b6, r.flags, r.options, pattern(r.payload))),
+		} {
+			p := must(t, b)
+			got := verify(t, AppendAck([]byte("kept"), p)[4:])
+			if got.Key != p.Key.Reverse() || got.TCPFlags != TCPAck || got.Seq != ack || got.Ack != r.ack {
+				t.Errorf("%s, IPv%d: %+v", r.name, p.V, *got)
+			}
+			if o := got.Buf[got.L4+headerTCPLen : got.Data]; !bytes.Equal(o, r.want) || got.Data != len(got.Buf) {
+				t.Errorf("%s, IPv%d: shape of % x", r.name, p.V, got.Buf)
+			}
+		}
+	}
+}
+
+func TestNoAckWhereNoneIsDue(t *testing.T) {
+	m4 := netip.MustParseAddr("224.0.0.5")
+	for name, b := range map[string][]byte{
+		"reset":          ip4(a4, b4, 6, nil, 1, 0, tcp(a4, b4, TCPRst|TCPAck, nil, nil)),
+		"no ACK":         ip6(a6, b6, 6, nil, tcp(a6, b6, TCPFin, nil, nil)),
+		"UDP":            ip4(a4, b4, 17, nil, 1, 0, udp(a4, b4, nil)),
+		"first fragment": ip4(a4, b4, 6, nil, 1, flagMF4, tcp(a4, b4, TCPFin|TCPAck, nil, pattern(4))),
+		"to multicast":   ip4(a4, m4, 6, nil, 1, 0, tcp(a4, m4, TCPFin|TCPAck, nil, nil)),
+	} {
+		if got := AppendAck(nil, must(t, b)); got != nil {
 			t.Errorf("%s: % x", name, got)
 		}
 	}
