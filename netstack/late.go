@@ -13,8 +13,11 @@ import (
 // in the way. What TIME-WAIT is for is done here: a FIN that is repeated, because its acknowledgment was lost, gets that again, and
 // anything else that comes late is dropped (RFC 9293 section 3.10.7.4).
 
-// end closes the peer's side, now that both directions have ended, and lets go of both connections. The host's is closed already.
-func (c *tcpFlow) end() {
+// end closes the peer's side, now that both directions have ended, and lets go of both connections. The host's is closed already. ordered
+// says that neither side was reset.
+func (c *tcpFlow) end(ordered bool) {
+	defer c.n.running.leave()
+	defer c.n.sockets.release(c.flow.Key.Peer)
 	c.mu.Lock()
 	mesh := c.mesh
 	c.mu.Unlock()
@@ -29,6 +32,11 @@ func (c *tcpFlow) end() {
 	c.mesh, c.host, c.rest = nil, nil, weak.Make(ep)
 	c.mu.Unlock()
 	c.enter(tcpEnded)
+	if ordered {
+		c.n.enterTCP(c.flow, nat.TCPTimeWait)
+	} else {
+		c.n.enterTCP(c.flow, nat.TCPClose)
+	}
 }
 
 // late deals with a packet of a connection that has ended. It reports false for one that is still gVisor's.

@@ -131,8 +131,8 @@ type Net struct {
 	cancel    context.CancelFunc
 	running   gate
 	openers   workers[*tcp.ForwarderRequest] // dial, and shake hands
-	carriers  workers[carried]
-	toHosts   workers[*splice]
+	toPeers   workers[*splice]               // copy, until a connection has ended
+	toHosts   workers[*splice]               // copy what there is
 	closeOnce sync.Once
 	devOnce   sync.Once
 	unlog     func() // ends what joinGvisorLog began
@@ -184,7 +184,7 @@ func New(cfg Config) (*Net, error) {
 	n.unlog = joinGvisorLog(n.log)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.openers.init(n.ctx, n.openTCP)
-	n.carriers.init(n.ctx, n.carryTCP)
+	n.toPeers.init(n.ctx, (*splice).toPeer)
 	n.toHosts.init(n.ctx, (*splice).toHost)
 	f := tcp.NewForwarder(n.stack, 0, cfg.Limits.Sockets, n.acceptTCP)
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, f.HandlePacket)

@@ -14,44 +14,83 @@ import (
 	"culvert.dev/culvert/netstack/hostsock"
 )
 
-// splice copies between a peer's connection and the host's, each direction on a goroutine of its own. The end of one
-// direction passes through as a half-close; a reset on one side becomes a reset on the other. An idle direction holds no
-// buffer.
+// splice copies between a peer's connection and the host's. The end of one direction passes through as a half-close; a reset on one side
+// becomes a reset on the other. An idle direction holds no buffer, and that to the host no goroutine either: gVisor says when there is
+// something to copy.
 type splice struct {
+	c    *tcpFlow
 	mesh *meshEnd
 	wq   *waiter.Queue // gVisor's for longer than this lives
 	host *hostsock.TCP
-	bufs *hostsock.BufPool
 
-	ended  func(from nat.Dir) // told of each side's FIN, one after the other
-	broken atomic.Bool        // reset
-	out    payload            // what is on its way to the peer; here so that a write allocates nothing
+	broken atomic.Bool  // reset
+	open   atomic.Int32 // directions that have not ended
 
-	window window // of toPeer
-	n      *Net
-	peer   uint16
+	received waiter.Entry  // tells that the peer has sent something, or is gone
+	task     atomic.Uint32 // a spliceTask: toHost's
 
-	copying sync.WaitGroup // toHost
+	out      payload       // what is on its way to the peer; here so that a write allocates nothing
+	window   window        // of toPeer
+	writable waiter.Entry  // fills room
+	room     chan struct{} // in the send buffer; nil until that was full
 
-	mu sync.Mutex // held while ended is told
+	mu sync.Mutex // held while an end is told
+}
+
+// spliceTask is what toHost has to do.
+type spliceTask = uint32
+
+const (
+	taskNone  spliceTask = iota // wait for something to read
+	taskCopy                    // a goroutine is at it
+	taskAgain                   // it is to look once more
+	taskOver                    // the direction has ended
+)
+
+// begin copies what the peer sends from now on. What the host sends is toPeer's.
+func (s *splice) begin() {
+	s.open.Store(2)
+	s.received.Init(s, waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr)
+	s.wq.EventRegister(&s.received)
+	if s.mesh.ep.Readiness(waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr) != 0 {
+		s.NotifyEvent(0)
+	}
+}
+
+// NotifyEvent implements waiter.EventListener: there is something to read. gVisor's lock of the endpoint may be held.
+func (s *splice) NotifyEvent(waiter.EventMask) {
+	for {
+		switch s.task.Load() {
+		case taskNone:
+			if s.task.CompareAndSwap(taskNone, taskCopy) {
+				s.c.n.toHosts.start(s)
+				return
+			}
+		case taskCopy:
+			if s.task.CompareAndSwap(taskCopy, taskAgain) {
+				return
+			}
+		default:
+			return
+		}
+	}
 }
 
 // note tells of a side's FIN, before it is passed on: that of the other side may be the answer to it.
 func (s *splice) note(from nat.Dir) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ended(from)
+	s.c.n.enterTCP(s.c.flow, halfClosed(s.c.flow.TCP(), from))
 }
 
-// run returns when both directions have ended and the host's connection is closed. It reports whether both ended in order; otherwise the
-// peer's was reset.
-func (s *splice) run() bool {
-	s.copying.Add(1)
-	s.n.toHosts.start(s)
-	s.toPeer()
-	s.copying.Wait()
+// over is told that a direction has ended. With the second the connection has.
+func (s *splice) over() {
+	if s.open.Add(-1) > 0 {
+		return
+	}
+	s.wq.EventUnregister(&s.received)
 	s.host.Close()
-	return !s.broken.Load()
+	s.c.end(!s.broken.Load())
 }
 
 // reset ends both connections at once.
@@ -64,42 +103,42 @@ func (s *splice) reset() {
 // maxPeek is how much of what a peer has sent one write to the host takes.
 const maxPeek = 256 << 10
 
-// toHost copies what the peer sends, until its FIN.
+// toHost copies what the peer has sent, until there is no more for now.
 func (s *splice) toHost() {
-	defer s.copying.Done()
-	e, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
-	s.wq.EventRegister(&e)
-	defer s.wq.EventUnregister(&e)
 	for {
-		_, _, err := s.mesh.writeTo(s.host, maxPeek)
-		switch err {
+		switch _, _, err := s.mesh.writeTo(s.host, maxPeek); err {
 		case nil:
+			continue
 		case errWait:
-			<-ready
+			if s.task.CompareAndSwap(taskCopy, taskNone) {
+				return
+			}
+			s.task.Store(taskCopy)
+			continue
 		case io.EOF:
 			s.note(nat.Original)
 			s.host.CloseWrite()
-			return
 		default:
 			s.reset()
-			return
 		}
+		s.task.Store(taskOver)
+		s.over()
+		return
 	}
 }
 
 // toPeer copies what the host side sends, until its FIN.
 func (s *splice) toPeer() {
-	e, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
-	s.wq.EventRegister(&e)
-	defer s.wq.EventUnregister(&e)
+	defer s.over()
+	defer s.fromRoom()
 	for {
-		buf, n, err := s.host.Recv(s.bufs)
+		buf, n, err := s.host.Recv(s.c.n.bufs)
 		if n > 0 {
 			s.fit()
-			terr := s.writeToPeer(buf.B[:n], ready)
+			terr := s.writeToPeer(buf.B[:n])
 			buf.Release()
 			s.measure(n)
-			s.n.held.sent.add(n)
+			s.c.n.held.sent.add(n)
 			if terr != nil {
 				s.reset()
 				return
@@ -139,7 +178,7 @@ func (s *splice) fit() {
 	if size == 0 {
 		size = windowLeast
 	}
-	size = min(size, s.n.held.share(s.peer))
+	size = min(size, s.c.n.held.share(s.c.flow.Key.Peer))
 	so := s.mesh.ep.SocketOptions()
 	now := so.GetSendBufferSize()
 	if d := size - now; d > now/8 || -d > now/8 {
@@ -147,7 +186,7 @@ func (s *splice) fit() {
 	}
 }
 
-func (s *splice) writeToPeer(b []byte, ready <-chan struct{}) tcpip.Error {
+func (s *splice) writeToPeer(b []byte) tcpip.Error {
 	s.out.b = b
 	for len(s.out.b) > 0 {
 		b := s.out.b
@@ -156,10 +195,26 @@ func (s *splice) writeToPeer(b []byte, ready <-chan struct{}) tcpip.Error {
 		switch terr.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
-			<-ready
+			s.awaitRoom()
 		default:
 			return terr
 		}
 	}
 	return nil
+}
+
+// awaitRoom waits until the send buffer may have room. The first time it only begins to be told, as there may be some by then.
+func (s *splice) awaitRoom() {
+	if s.room == nil {
+		s.writable, s.room = waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
+		s.wq.EventRegister(&s.writable)
+		return
+	}
+	<-s.room
+}
+
+func (s *splice) fromRoom() {
+	if s.room != nil {
+		s.wq.EventUnregister(&s.writable)
+	}
 }

@@ -136,7 +136,8 @@ func (n *Net) openTCP(r *tcp.ForwarderRequest) {
 		return
 	}
 	n.enterTCP(f, nat.TCPEstablished)
-	n.carriers.start(carried{c, s})
+	s.begin()
+	n.toPeers.start(s)
 }
 
 // open makes both connections, and completes the request.
@@ -149,36 +150,13 @@ func (c *tcpFlow) open(r *tcp.ForwarderRequest) (*splice, error) {
 		r.Complete(reset)
 		return nil, err
 	}
-	s := &splice{
-		wq: new(waiter.Queue), host: host, bufs: n.bufs, n: n, peer: c.flow.Key.Peer,
-		ended: func(from nat.Dir) { n.enterTCP(c.flow, halfClosed(c.flow.TCP(), from)) },
-	}
+	s := &splice{c: c, wq: new(waiter.Queue), host: host}
 	if s.mesh, err = n.handshake(c, r, host, s.wq); err != nil {
 		n.table.Remove(c.flow)
 		host.Abort()
 		return nil, err
 	}
 	return s, nil
-}
-
-// carried is a connection with its splice.
-type carried struct {
-	c *tcpFlow
-	s *splice
-}
-
-// carryTCP copies until both directions have ended.
-func (n *Net) carryTCP(job carried) {
-	c, s := job.c, job.s
-	defer n.running.leave()
-	defer n.sockets.release(c.flow.Key.Peer)
-	ordered := s.run()
-	c.end()
-	if ordered {
-		n.enterTCP(c.flow, nat.TCPTimeWait)
-	} else {
-		n.enterTCP(c.flow, nat.TCPClose)
-	}
 }
 
 // tcpFlowOf finds the flow that the pipeline entered for a SYN and begins to dial for it. unserved says that the SYN is for a port of

@@ -84,6 +84,12 @@ func startConnect(dst netip.AddrPort, ttl int) (int, unix.Errno) {
 
 // awaitConnect waits for the handshake and fills fail if there will be none.
 func (c *TCP) awaitConnect(ctx context.Context, timeout time.Duration, fail *DialError) {
+	// Where the far end is near it has answered by now, and there is no wait to be prepared.
+	there := false
+	if err := c.stream.raw.Control(func(fd uintptr) { there = c.connected(int(fd), fail) }); there || err != nil {
+		fail.Err = err
+		return
+	}
 	if timeout > 0 {
 		c.file.SetWriteDeadline(time.Now().Add(timeout))
 	}
