@@ -116,8 +116,9 @@ func (s *splice) toHost() {
 			s.task.Store(taskCopy)
 			continue
 		case io.EOF:
-			s.note(nat.Original)
-			s.host.CloseWrite()
+			if s.note(nat.Original); s.open.Load() > 1 { // else over closes it at once
+				s.host.CloseWrite()
+			}
 		default:
 			s.reset()
 		}

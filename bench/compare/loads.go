@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"culvert.dev/culvert/bench/report"
 	"culvert.dev/culvert/internal/lab"
@@ -237,6 +238,15 @@ func (l load) check(v values) error {
 		}
 	}
 	return nil
+}
+
+// line shows values in one line.
+func (l load) line(v values) string {
+	var list []string
+	for _, f := range l.figures {
+		list = append(list, fmt.Sprintf("%s %s", report.Number(v[f.name]), f.unit))
+	}
+	return strings.Join(list, ", ")
 }
 
 func plural(n int, noun string) string {

@@ -20,6 +20,11 @@
 // and a program that needs root of the exit's host is run by -exit-root, as testdata/stock.sh does. Any exit that speaks
 // WireGuard and whose traffic goes through a process will do.
 //
+// The same loads make the profile by which the compiler optimises the product: go build takes what lies beside the main package
+// by itself. It is made again, of the tree as it is, by
+//
+//	go run ./bench/compare -profile cmd/culvert/default.pgo
+//
 // It is no test: a target that is missed is a line of the report. It needs what the laboratory needs (see internal/lab), iperf3
 // and curl, but no root.
 package main
@@ -67,6 +72,9 @@ func command() int {
 			fmt.Printf("%-22s %s\n", l.name, l.title)
 		}
 		return 0
+	}
+	if o.profile != "" {
+		return profileCommand(o, selected)
 	}
 	if folder, err = o.folder(); err == nil {
 		err = errors.Join(os.Setenv(outEnv, folder), raiseFiles())

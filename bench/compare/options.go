@@ -24,9 +24,10 @@ type options struct {
 	Quick  bool          `json:"quick,omitempty"`
 	Slots  []slot        `json:"exits,omitempty"`
 
-	only *regexp.Regexp
-	list bool
-	out  string
+	only    *regexp.Regexp
+	list    bool
+	out     string
+	profile string // the file; empty for a comparison
 }
 
 // parseOptions reads the command line. Asked for help it writes that and returns flag.ErrHelp.
@@ -43,6 +44,7 @@ func parseOptions(args []string, help io.Writer) (o options, err error) {
 	fs.BoolVar(&o.list, "list", false, "list the loads and measure nothing")
 	fs.BoolVar(&o.Quick, "quick", false, "see whether it works: each load once, as short as it can be, whatever -rounds, -length, -warmup and -settle say")
 	fs.StringVar(&o.out, "out", "", "write report.txt, report.json and report.html into the `folder`; default: a new one among the temporary files")
+	fs.StringVar(&o.profile, "profile", "", "compare nothing: write a CPU profile of the culvert exit under the loads, each once, to the `FILE`, for go build -pgo")
 	fs.Var(slots{list: &o.Slots}, "exit", "also measure another exit, `NAME=COMMAND`; may be repeated")
 	fs.Var(slots{list: &o.Slots, root: true}, "exit-root", "the same for a command that needs root: `NAME=COMMAND`")
 	if err := fs.Parse(args); err != nil {
@@ -57,8 +59,21 @@ func parseOptions(args []string, help io.Writer) (o options, err error) {
 	if o.Quick {
 		o.Rounds, o.Length, o.Warmup, o.Settle = 1, 300*time.Millisecond, 0, 100*time.Millisecond
 	}
+	if o.profile != "" && *only == "" {
+		*only = profileLoads
+	}
 	if o.only, err = regexp.Compile(*only); err != nil {
 		return o, fmt.Errorf("-only: %w", err)
+	}
+	if o.profile != "" {
+		fs.Visit(func(f *flag.Flag) {
+			if slices.Contains(comparisonFlags, f.Name) {
+				err = fmt.Errorf("-profile compares nothing: -%s has no place beside it", f.Name)
+			}
+		})
+		if err != nil {
+			return o, err
+		}
 	}
 	switch {
 	case fs.NArg() > 0:
@@ -70,6 +85,9 @@ func parseOptions(args []string, help io.Writer) (o options, err error) {
 	}
 	return o, nil
 }
+
+// comparisonFlags say how exits are compared.
+var comparisonFlags = []string{"rounds", "warmup", "out", "exit", "exit-root"}
 
 // selected are the loads that are to be measured.
 func (o options) selected() (list []load, err error) {

@@ -118,14 +118,12 @@ func (r *comparison) one(l load, name string, round int) {
 		r.failed = append(r.failed, fmt.Sprintf("%s of %s in round %d", l.name, name, round))
 		return
 	}
-	var list []string
-	for _, f := range l.figures {
-		list = append(list, fmt.Sprintf("%s %s", report.Number(v[f.name]), f.unit))
-		if round > 0 {
+	if round > 0 {
+		for _, f := range l.figures {
 			r.doc.Case(l.title, f.name, f.unit).Add(name, round, v[f.name])
 		}
 	}
-	log.Printf("round %d: %-20s %-10s %s (%.1f s)", round, l.name, name, strings.Join(list, ", "), time.Since(start).Seconds())
+	log.Printf("round %d: %-20s %-10s %s (%.1f s)", round, l.name, name, l.line(v), time.Since(start).Seconds())
 }
 
 // remark adds a sentence to the report, once.

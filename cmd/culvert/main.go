@@ -18,7 +18,10 @@ import (
 )
 
 func main() {
-	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
+	endProfile := beginProfile()
+	status := run(os.Args, os.Stdin, os.Stdout, os.Stderr)
+	endProfile()
+	os.Exit(status)
 }
 
 // run executes one command line and returns its exit status.

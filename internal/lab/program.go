@@ -15,6 +15,7 @@ import (
 type Program struct {
 	Name    string // file name of the binary
 	Package string // import path, of this module or of one that it requires
+	Flags   string // further ones of go build, separated by spaces
 }
 
 // The programs that laboratories are about.
@@ -36,7 +37,8 @@ func Racing() bool { return os.Getenv(raceEnv) != "" }
 
 // build compiles the program the way a release is compiled: static, without paths of this machine.
 func (p Program) build() error {
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", p.Path(), p.Package)
+	args := append([]string{"build", "-trimpath", "-buildvcs=false"}, strings.Fields(p.Flags)...)
+	cmd := exec.Command("go", append(args, "-o", p.Path(), p.Package)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if p == Culvert && Racing() {
 		cmd.Args = append(cmd.Args[:2:2], append([]string{"-race"}, cmd.Args[2:]...)...)
