@@ -28,6 +28,7 @@ const (
 // delayedAck is what a tcpFlow knows of its acknowledgments.
 type delayedAck struct {
 	last     atomic.Uint32 // the latest acknowledgment
+	seq      atomic.Uint32 // the sequence number beside it
 	segments atomic.Int32  // small ones with data that came since
 	gap      atomic.Bool   // the far end was told that something is missing
 	over     atomic.Bool   // a FIN came, or FIN or RST was sent: there is no answer to wait for, or nobody to wait with
@@ -49,6 +50,7 @@ func (a *delayedAck) came(p *packet.Packet) {
 // of one segment, which have filled no gap: RFC 5681 section 4.2 has that acknowledged at once.
 func (a *delayedAck) sent(h []byte, bare bool) (few bool) {
 	ack := binary.BigEndian.Uint32(h[8:])
+	a.seq.Store(binary.BigEndian.Uint32(h[4:]))
 	step := ack - a.last.Swap(ack)
 	gap, sacks := a.gap.Load(), h[13]&packet.TCPSyn == 0 && !plainOptions(h)
 	if now := sacks || step == 0 && (bare || gap); now != gap {
@@ -93,10 +95,13 @@ func (d *ackDelays) delay(c *tcpFlow, pkt *stack.PacketBuffer, peer uint16) bool
 		before.DecRef()
 	}
 	flags, shut, bare := h[13], h[14]|h[15] == 0, pkt.Data().Size() == 0
-	few := c.ack.sent(h, bare)
 	if flags&(packet.TCPFin|packet.TCPRst) != 0 {
 		c.ack.over.Store(true)
 	}
+	if flags&packet.TCPRst != 0 { // it may acknowledge nothing
+		return false
+	}
+	few := c.ack.sent(h, bare)
 	if !few || before != nil || flags != packet.TCPAck || shut || c.ack.over.Load() || !plainOptions(h) || !bare {
 		return false
 	}

@@ -24,7 +24,7 @@ func closedBare(t *testing.T) (c *bareTCP, o *tcpFlow, fin []byte) {
 	fin = c.segment(packet.TCPFin|packet.TCPAck, "")
 	c.got = append(c.got, c.w.send(fin)...)
 	c.acknowledged()
-	waitFor(t, "the end", func() bool { return tcpPhase(o.phase.Load()) == tcpEnded && c.flow().TCP() == nat.TCPTimeWait })
+	waitFor(t, "the end", func() bool { return tcpPhase(o.phase.Load()) == tcpTimeWait && c.flow().TCP() == nat.TCPTimeWait })
 	return c, o, fin
 }
 
@@ -48,10 +48,21 @@ func TestRepeatedFINIsAcknowledged(t *testing.T) {
 	}
 }
 
+// A sender repeats what it has sent first, which need not be the FIN.
+func TestRepeatedDataIsAcknowledged(t *testing.T) {
+	c, _, _ := closedBare(t)
+	seq := c.seq
+	for _, back := range []uint32{5, 100, 1 << 30} { // the FIN is one of them
+		c.seq = seq - back
+		repeated := c.segment(packet.TCPAck|packet.TCPPsh, "late")
+		c.seq = seq
+		c.got = append(c.got, c.w.send(repeated)...)
+		c.acknowledged()
+	}
+}
+
 func TestWhatComesLateIsDropped(t *testing.T) {
-	c, _, fin := closedBare(t)
-	damaged := append([]byte(nil), fin...)
-	damaged[len(damaged)-3]++ // in the checksum's reach
+	c, _, _ := closedBare(t)
 	for name, pkt := range map[string][]byte{
 		"data":                  c.segment(packet.TCPAck|packet.TCPPsh, "late"),
 		"an acknowledgment":     c.segment(packet.TCPAck, ""),
@@ -59,7 +70,6 @@ func TestWhatComesLateIsDropped(t *testing.T) {
 		"a reset with ACK":      c.segment(packet.TCPRst|packet.TCPAck, ""),
 		"another FIN":           c.segment(packet.TCPFin|packet.TCPAck, ""),
 		"a FIN without ACK":     c.segment(packet.TCPFin, ""),
-		"a damaged segment":     damaged,
 		"a SYN and ACK":         c.segment(packet.TCPSyn|packet.TCPAck, ""),
 		"nothing in particular": c.segment(0, ""),
 	} {
@@ -70,6 +80,48 @@ func TestWhatComesLateIsDropped(t *testing.T) {
 	time.Sleep(20 * time.Millisecond) // gVisor answers on goroutines of its own
 	if got := c.w.take(); len(got) != 0 {
 		t.Errorf("answered by %d packets, flags %#x", len(got), one(t, got[:1]).TCPFlags)
+	}
+}
+
+// Whoever has missed a reset learns of it.
+func TestLateDataOfAResetConnectionIsReset(t *testing.T) {
+	n := newTestNet(t, testPolicy(t, nil))
+	c := openBare(t, n, listen(t, hostAddr(t), func(c *net.TCPConn) {
+		c.Read(make([]byte, 1))
+		c.SetLinger(0)
+		c.Close()
+	}))
+	c.send(packet.TCPAck|packet.TCPPsh, "x")
+	if p, _ := c.next(); p.TCPFlags&packet.TCPRst == 0 {
+		t.Fatalf("flags %#x, want a reset", p.TCPFlags)
+	}
+	o := c.flow().Owner.(*tcpFlow)
+	waitFor(t, "the end", func() bool { return tcpPhase(o.phase.Load()) == tcpEnded })
+	c.send(packet.TCPAck|packet.TCPPsh, "late")
+	if p, _ := c.next(); p.TCPFlags&packet.TCPRst == 0 {
+		t.Errorf("flags %#x, want a reset", p.TCPFlags)
+	}
+}
+
+// A reset behind a FIN ends the host's connection too, though it waits for an answer; the ports can be used at once.
+func TestResetBehindFINReachesTheHost(t *testing.T) {
+	n := newTestNet(t, testPolicy(t, nil))
+	silent := make(chan bool)
+	t.Cleanup(func() { close(silent) })
+	c := openBare(t, n, listen(t, hostAddr(t), func(c *net.TCPConn) {
+		defer c.Close()
+		<-silent
+	}))
+	o := c.flow().Owner.(*tcpFlow)
+	c.send(packet.TCPFin|packet.TCPAck, "")
+	c.acknowledged()
+	c.send(packet.TCPRst, "")
+	waitFor(t, "the end", func() bool { return tcpPhase(o.phase.Load()) == tcpEnded })
+	c.got = nil
+	c.seq += 5000
+	c.open()
+	if c.flow().Owner == any(o) {
+		t.Error("the new connection is the old one's flow")
 	}
 }
 

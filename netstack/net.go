@@ -16,9 +16,8 @@
 // the only one that knows gVisor; sockets of the host are those of its subpackage hostsock.
 //
 // A Net runs: WireGuard's reader (Device.Read) and one writer per peer (Device.Write), gVisor's TCP processors, the
-// hostsock pollers for UDP and echo, two goroutines per TCP connection to the outside, and one that expires flows. Connections of the
-// node itself have none. All methods are safe
-// for concurrent use.
+// hostsock pollers for UDP and echo, a goroutine per TCP connection to the outside, another while there is something to copy to it, and
+// one that expires flows. Connections of the node itself have none. All methods are safe for concurrent use.
 //
 //	n, err := netstack.New(netstack.Config{MTU: 1420, Self: addrs, Policy: policy})
 //	t, err := tunnel.New(n.Device(), tunnel.Config{…})

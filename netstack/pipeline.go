@@ -92,12 +92,15 @@ func (n *Net) flowOf(b *batch, p *packet.Packet) *nat.Flow {
 		n.table.End(f, nat.Withdrawn)
 		return n.admit(b, p) // counts and answers as for a new flow
 	}
-	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn && f.State() == nat.StateClosing {
-		if o, ok := f.Owner.(*tcpFlow); ok && o.isn == p.Seq { // late: the one that began the old connection
+	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn {
+		o, ok := f.Owner.(*tcpFlow)
+		switch closing := f.State() == nat.StateClosing; {
+		case ok && closing && o.isn == p.Seq: // late: the one that began the old connection
 			n.counters.drop(dropNoFlow)
 			return nil
+		case closing, ok && o.dead():
+			return n.reopenTCP(b, p, f)
 		}
-		return n.reopenTCP(b, p, f)
 	}
 	return f
 }
@@ -110,7 +113,8 @@ func (n *Net) carry(b *batch, p *packet.Packet, f *nat.Flow) {
 			n.counters.drop(dropDialing)
 			return
 		}
-		if tcpPhase(o.phase.Load()) == tcpEnded && n.late(o, p) {
+		if tcpPhase(o.phase.Load()) == tcpTimeWait {
+			n.late(o, p)
 			return
 		}
 		o.ack.came(p)

@@ -45,6 +45,7 @@ const (
 	taskCopy                    // a goroutine is at it
 	taskAgain                   // it is to look once more
 	taskOver                    // the direction has ended
+	taskReset                   // and then the connection was reset, or the peer is gone
 )
 
 // begin copies what the peer sends from now on. What the host sends is toPeer's.
@@ -57,7 +58,7 @@ func (s *splice) begin() {
 	}
 }
 
-// NotifyEvent implements waiter.EventListener: there is something to read. gVisor's lock of the endpoint may be held.
+// NotifyEvent implements waiter.EventListener: there is something to read, or nothing any more. gVisor's lock of the endpoint may be held.
 func (s *splice) NotifyEvent(waiter.EventMask) {
 	for {
 		switch s.task.Load() {
@@ -68,6 +69,14 @@ func (s *splice) NotifyEvent(waiter.EventMask) {
 			}
 		case taskCopy:
 			if s.task.CompareAndSwap(taskCopy, taskAgain) {
+				return
+			}
+		case taskOver:
+			if !s.c.cutOff(s.mesh) {
+				return
+			}
+			if s.task.CompareAndSwap(taskOver, taskReset) {
+				s.c.n.toHosts.start(s)
 				return
 			}
 		default:
@@ -90,7 +99,7 @@ func (s *splice) over() {
 	}
 	s.wq.EventUnregister(&s.received)
 	s.host.Close()
-	s.c.end(!s.broken.Load())
+	s.c.end(s.mesh, !s.broken.Load())
 }
 
 // reset ends both connections at once.
@@ -105,6 +114,10 @@ const maxPeek = 256 << 10
 
 // toHost copies what the peer has sent, until there is no more for now.
 func (s *splice) toHost() {
+	if s.task.Load() == taskReset {
+		s.reset()
+		return
+	}
 	for {
 		switch _, _, err := s.mesh.writeTo(s.host, maxPeek); err {
 		case nil:
@@ -123,6 +136,7 @@ func (s *splice) toHost() {
 			s.reset()
 		}
 		s.task.Store(taskOver)
+		s.NotifyEvent(0) // what came meanwhile was told to nobody
 		s.over()
 		return
 	}
@@ -151,6 +165,7 @@ func (s *splice) toPeer() {
 		case err == nil:
 		case errors.Is(err, io.EOF):
 			s.note(nat.Reply)
+			s.c.shut.Store(true)
 			s.mesh.ep.Shutdown(tcpip.ShutdownWrite)
 			return
 		default: // the host side was reset, or toHost has closed it

@@ -28,7 +28,7 @@ const (
 	tcpReceiveBuffer = 128 << 10
 
 	// An exit's side of a closed connection need not linger for 2 MSL: the tunnel reorders little, and peers reuse ports.
-	tcpTimeWait = 2 * time.Second
+	tcpLinger = 2 * time.Second
 
 	// A peer that does not complete its handshake holds a socket of the host; with this many repetitions for 31 s.
 	tcpSynRetries = 4
@@ -55,7 +55,7 @@ func newStack(l stack.LinkEndpoint, self []netip.Addr) (*stack.Stack, error) {
 		tcpOption(s, "receive buffer", &tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpMinBuffer, Default: tcpReceiveBuffer, Max: tcpMaxBuffer}),
 		tcpOption(s, "send buffer", &tcpip.TCPSendBufferSizeRangeOption{Min: tcpMinBuffer, Default: tcpDefaultBuffer, Max: tcpMaxBuffer}),
 		tcpOption(s, "receive buffer tuning", new(tcpip.TCPModerateReceiveBufferOption(true))),
-		tcpOption(s, "time wait", new(tcpip.TCPTimeWaitTimeoutOption(tcpTimeWait))),
+		tcpOption(s, "time wait", new(tcpip.TCPTimeWaitTimeoutOption(tcpLinger))),
 		tcpOption(s, "SYN retries", new(tcpip.TCPSynRetriesOption(tcpSynRetries))),
 		stackError("set TCP ports", s.SetPortRange(firstPort, 65535)),
 		stackError("create interface", s.CreateNIC(nic, l)),

@@ -23,8 +23,8 @@ import (
 // tcpFlow carries one TCP connection of a peer to the outside: dialled on the host side first, then accepted on the
 // peer's side, then spliced.
 //
-//	dialling --host answered--> accepting --handshake--> spliced --both ends done--> ended --> over
-//	    \______ refused, unreachable, silent, or the flow ended: over ____________________/
+//	dialling --host answered--> accepting --handshake--> spliced --both ends done--> ended or time-wait --> over
+//	    \______ refused, unreachable, silent, or the flow ended: over _________________________________/
 type tcpFlow struct {
 	n    *Net
 	flow *nat.Flow
@@ -34,6 +34,7 @@ type tcpFlow struct {
 
 	phase  atomic.Uint32 // a tcpPhase
 	silent atomic.Bool   // no reset is to go: the peer has nothing left, or has begun anew on the same ports
+	shut   atomic.Bool   // gVisor was told to send a FIN
 	ack    delayedAck
 
 	mu     sync.Mutex                 // guards the following
@@ -51,7 +52,8 @@ const (
 	tcpDialling                  // the host side
 	tcpAccepting                 // the peer's side
 	tcpSpliced
-	tcpEnded // both directions, and the host's connection is closed; gVisor may still have to repeat what it has sent
+	tcpEnded    // both directions, and the host's connection is closed; gVisor may still have to repeat what it has sent
+	tcpTimeWait // likewise, and nothing is gVisor's any more
 	tcpOver
 )
 
@@ -66,11 +68,11 @@ const probeTTL = 32
 
 func (c *tcpFlow) dialling() bool { return tcpPhase(c.phase.Load()) == tcpDialling }
 
-// enter moves to a later phase; it reports false when the flow is over.
+// enter moves to a later phase; it reports false when the flow is there already, or over.
 func (c *tcpFlow) enter(p tcpPhase) bool {
 	for {
 		old := c.phase.Load()
-		if tcpPhase(old) == tcpOver {
+		if tcpPhase(old) >= p {
 			return false
 		}
 		if c.phase.CompareAndSwap(old, uint32(p)) {

@@ -110,7 +110,7 @@ func (p *workers[T]) dismiss() {
 func (p *workers[T]) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.closed = true
+	p.closed, p.least = true, 0 // dismiss may be about to run
 	p.trim.Stop()
 	p.idle = p.sendAway(len(p.idle))
 }

@@ -85,6 +85,22 @@ func TestClosedWorkersDoWhatIsStarted(t *testing.T) {
 	})
 }
 
+// The timer may have run out as the context ends.
+func TestWorkersAreDismissedAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p workers[int]
+		p.init(t.Context(), func(int) { time.Sleep(time.Millisecond) })
+		for job := range 3 {
+			p.start(job)
+		}
+		time.Sleep(2 * time.Millisecond)
+		p.dismiss()
+		p.close()
+		p.dismiss()
+		synctest.Wait()
+	})
+}
+
 func TestIdleWorkersHoldNoJob(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

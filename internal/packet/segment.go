@@ -30,15 +30,15 @@ func AppendReset(dst []byte, p *Packet) []byte {
 	return appendAnswer(dst, p, seq, ack, flags, nil)
 }
 
-// AppendAck appends to dst the acknowledgment of p, a whole TCP segment with an ACK, sent in the name of p's destination by whoever has
-// nothing more to say: it has the sequence number that p acknowledges, and p's timestamps the other way round where p has them and no
-// other option (RFC 7323 section 3.2). Its window says nothing. The extended slice is returned. Nothing is appended for a reset, a
-// fragment, another protocol, a segment without ACK, or addresses that are not a single host's each.
-func AppendAck(dst []byte, p *Packet) []byte {
+// AppendAck appends to dst an acknowledgment with these numbers, as answer to p, a whole TCP segment with an ACK, sent in the name of p's
+// destination by whoever has nothing more to say. It has p's timestamps the other way round where p has them and no other option (RFC 7323
+// section 3.2), and a window of zero. The extended slice is returned. Nothing is appended for a reset, a fragment, another protocol, a
+// segment without ACK, or addresses that are not a single host's each.
+func AppendAck(dst []byte, p *Packet, seq, ack uint32) []byte {
 	if p.Proto != ProtoTCP || p.Frag != Whole || p.TCPFlags&(TCPRst|TCPAck) != TCPAck || !isHost(p.SrcAddr()) || isGroup(p.DstAddr()) {
 		return dst
 	}
-	return appendAnswer(dst, p, p.Ack, p.Seq+p.segmentLen(), TCPAck, p.timestamps())
+	return appendAnswer(dst, p, seq, ack, TCPAck, p.timestamps())
 }
 
 // appendAnswer appends a segment from p's destination to its source. times are p's timestamps, or nil.
