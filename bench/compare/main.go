@@ -20,10 +20,10 @@
 // and a program that needs root of the exit's host is run by -exit-root, as testdata/stock.sh does. Any exit that speaks
 // WireGuard and whose traffic goes through a process will do.
 //
-// The same loads make the profile by which the compiler optimises the product: go build takes what lies beside the main package
-// by itself. It is made again, of the tree as it is, by
+// The same loads make a profile by which the compiler can optimise the product. The tree has none, since none has paid so far: see
+// bench/results/README.md. It is made by
 //
-//	go run ./bench/compare -profile cmd/culvert/default.pgo
+//	go run ./bench/compare -profile culvert.pgo
 //
 // It is no test: a target that is missed is a line of the report. It needs what the laboratory needs (see internal/lab), iperf3
 // and curl, but no root.

@@ -21,9 +21,9 @@ const profileLoads = `^(tcp-[14]-(up|down)|udp-(64|1200)-(up|down)|iperf3-udp-12
 // profileVar names the directory that a culvert with the tag profile writes into; see cmd/culvert/profile.go.
 const profileVar = "CULVERT_PROFILE"
 
-// profiled is the product as it is profiled. It is compiled without the profile of before, although the compiler copes with
-// one of an optimised binary: so the new file depends on the sources alone, and what an old one had inlined or moved has no
-// say in what is hot.
+// profiled is the product as it is profiled. It is compiled without a profile, although the compiler copes with one of an
+// optimised binary: so the new file depends on the sources alone, and what an old one had inlined or moved has no say in what
+// is hot.
 func profiled() lab.Program {
 	p := lab.Culvert
 	p.Flags = "-tags=profile -pgo=off"
@@ -144,10 +144,7 @@ func awaitLast(tb lab.TB, c *contender, dir string) (files []string) {
 
 // profileUse says what has been made and what it is good for.
 func profileUse(file string, loads, size int) string {
-	const own = "cmd/culvert/default.pgo"
-	made := fmt.Sprintf("%s has %s, each with the same weight, in %d kB.\n", file, plural(loads, "load"), (size+999)/1000)
-	if abs, err := filepath.Abs(file); err == nil && strings.HasSuffix(abs, "/"+own) {
-		return made + "go build ./cmd/culvert takes it by itself from now on. It is made again by\n\n\tgo run ./bench/compare -profile " + own
-	}
-	return made + "A build with it is\n\n\tgo build -pgo=" + file + " ./cmd/culvert\n\nand the project's own, which go build takes by itself, is made by\n\n\tgo run ./bench/compare -profile " + own
+	return fmt.Sprintf("%s has %s, each with the same weight, in %d kB. A build with it is\n\n\tgo build -pgo=%s ./cmd/culvert\n\nand a measurement of it beside one without"+
+		"\n\n\tgo run ./bench/compare -exit 'pgo=exec PATH up -c @FILE:bench/compare/testdata/culvert.conf@ --state @DIR@/state'",
+		file, plural(loads, "load"), (size+999)/1000, file)
 }
