@@ -49,8 +49,8 @@ func (c *tcpFlow) dead() bool {
 	return c.mesh != nil && c.cutOff(c.mesh)
 }
 
-// cutOff reports whether a connection has ended without a FIN of this side. A reset that comes behind the peer's FIN leaves gVisor's
-// endpoint closed like one that has ended in order.
+// cutOff reports whether a connection was reset, or given up. A reset that comes behind the peer's FIN leaves gVisor's endpoint closed like
+// one that has ended in order, but that this side has sent no FIN.
 func (c *tcpFlow) cutOff(mesh *meshEnd) bool {
 	switch tcp.EndpointState(mesh.ep.State()) {
 	case tcp.StateError:

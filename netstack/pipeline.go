@@ -94,11 +94,11 @@ func (n *Net) flowOf(b *batch, p *packet.Packet) *nat.Flow {
 	}
 	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn {
 		o, ok := f.Owner.(*tcpFlow)
-		switch closing := f.State() == nat.StateClosing; {
-		case ok && closing && o.isn == p.Seq: // late: the one that began the old connection
-			n.counters.drop(dropNoFlow)
-			return nil
-		case closing, ok && o.dead():
+		if f.State() == nat.StateClosing || ok && o.dead() {
+			if ok && o.isn == p.Seq { // late: the one that began the old connection
+				n.counters.drop(dropNoFlow)
+				return nil
+			}
 			return n.reopenTCP(b, p, f)
 		}
 	}

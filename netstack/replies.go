@@ -49,6 +49,10 @@ func (n *Net) countReply(pkt *stack.PacketBuffer, peer uint16) bool {
 		return true
 	}
 	if c, ok := f.Owner.(*tcpFlow); ok { // of the handshake, or what was sent before own
+		if tcpFlags(pkt) == packet.TCPRst|packet.TCPAck && tcpPhase(c.phase.Load()) >= tcpSpliced {
+			// To a SYN that has found the endpoint of the connection before it, and that about to go. Repeated it finds none.
+			return false
+		}
 		return n.countTCP(c, pkt, peer)
 	}
 	packets, bytes := onWire(pkt)

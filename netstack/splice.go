@@ -72,7 +72,7 @@ func (s *splice) NotifyEvent(waiter.EventMask) {
 				return
 			}
 		case taskOver:
-			if !s.c.cutOff(s.mesh) {
+			if s.broken.Load() || !s.c.cutOff(s.mesh) {
 				return
 			}
 			if s.task.CompareAndSwap(taskOver, taskReset) {
@@ -115,7 +115,9 @@ const maxPeek = 256 << 10
 // toHost copies what the peer has sent, until there is no more for now.
 func (s *splice) toHost() {
 	if s.task.Load() == taskReset {
-		s.reset()
+		s.broken.Store(true)
+		s.mesh.end(endAbort)
+		s.host.Close() // what the peer has sent is the kernel's, and was acknowledged
 		return
 	}
 	for {
