@@ -27,7 +27,8 @@ const (
 	// nobody reads are to hold little. Those of the exit begin with gVisor's 1 MiB. Buffers for sending begin large: their users bound them.
 	tcpReceiveBuffer = 128 << 10
 
-	// An exit's side of a closed connection need not linger for 2 MSL: the tunnel reorders little, and peers reuse ports.
+	// How long gVisor keeps a closed connection of the node itself, or one whose ends closed at the same moment; for those of the exit see
+	// late.go. It need not be 2 MSL: the tunnel reorders little, and peers reuse ports.
 	tcpLinger = 2 * time.Second
 
 	// A peer that does not complete its handshake holds a socket of the host; with this many repetitions for 31 s.
